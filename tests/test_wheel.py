@@ -1,0 +1,64 @@
+"""What a reader installs: an sdist and a wheel that work in an empty folder, without the development tools."""
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*command, cwd, **env):
+    done = subprocess.run([str(c) for c in command], cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True)
+    assert done.returncode == 0, f"{command} exited with {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    "Clone → sdist → wheel, so that the sdist is proved complete too; built in a copy, the checkout stays as it is."
+    tmp = tmp_path_factory.mktemp("build")
+    ignored = shutil.ignore_patterns(".*", "_*cs", "_proc", "runs", "data", "build", "dist", "*.egg-info", "__pycache__", "tests")
+    shutil.copytree(ROOT, tmp / "source", ignore=ignored)
+    sdist = run(sys.executable, "-c", "from setuptools.build_meta import build_sdist; print(build_sdist('..'))", cwd=tmp / "source")
+    sdist = tmp / sdist.strip().splitlines()[-1]
+    run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "--no-index", "-w", tmp, sdist, cwd=tmp)
+    return next(tmp.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def venv(wheel, tmp_path_factory):
+    "A new environment with the wheel; it borrows the dependencies from this one instead of installing them again."
+    folder = tmp_path_factory.mktemp("installed") / "venv"
+    run(sys.executable, "-m", "venv", "--without-pip", folder, cwd=folder.parent)
+    site = next(folder.glob("lib/python*/site-packages"))
+    # A .pth line adds a folder, but not what that folder's own .pth files add: so not the editable checkout.
+    (site / "dependencies.pth").write_text(f"{sysconfig.get_path('purelib')}\n{sysconfig.get_path('platlib')}\n")
+    run(sys.executable, "-m", "pip", "--python", folder / "bin" / "python", "install", "-q", "--no-deps", "--no-index", "--ignore-installed", wheel, cwd=folder)
+    return folder
+
+
+def test_wheel_holds_the_package_and_nothing_else(wheel):
+    names = {n for n in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in n}
+    expected = {f"gptlearn/{p.name}" for p in (ROOT / "gptlearn").iterdir() if p.suffix in (".py", ".mplstyle")}
+    assert names == expected
+
+
+def test_imports_from_an_empty_folder(venv, tmp_path):
+    code = "import gptlearn; print(gptlearn.__file__, gptlearn.__version__)"
+    file, version = run(venv / "bin" / "python", "-c", code, cwd=tmp_path).split()
+    assert Path(file).is_relative_to(venv)
+    assert f"version = {version}\n" in (ROOT / "settings.ini").read_text()
+    style = "import matplotlib; matplotlib.use('agg'); import matplotlib.pyplot as p; p.style.use('gptlearn.course')"
+    run(venv / "bin" / "python", "-c", style, cwd=tmp_path)
+
+
+def test_the_command_line(venv, tmp_path):
+    if not (ROOT / "nbs" / "19_cli.ipynb").exists(): pytest.skip("nbs/19_cli.ipynb is not written yet")
+    text = run(venv / "bin" / "gptlearn", "--help", cwd=tmp_path)
+    for command in ("demo", "prepare", "train", "generate", "evaluate"): assert command in text
+    assert not list(tmp_path.iterdir()), "--help left files behind"
