@@ -13,9 +13,12 @@ from torch.nn import functional as F
 from .attention import Dropout
 from .embeddings import Linear
 
-# %% ../nbs/05_block.ipynb #6a3481bb
+# %% ../nbs/05_block.ipynb #b6c650c0
 class LayerNorm(nn.Module):
-    "Give each token's channels mean 0 and variance 1, then a learned scale and shift ([Ba et al., 2016](https://arxiv.org/abs/1607.06450))."
+    """Give each token's channels mean 0 and variance 1, then a learned scale and shift.
+
+    Source: [Ba et al., 2016](https://arxiv.org/abs/1607.06450).
+    """
     def __init__(self,
         d_model: int,  # channels, C
         eps: float = 1e-5,  # added to the variance, so that equal channels give zeros and not NaN
@@ -31,9 +34,12 @@ class LayerNorm(nn.Module):
     ) -> Tensor:  # same shape and dtype; half precision is computed in float32
         return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
 
-# %% ../nbs/05_block.ipynb #efefbfae
+# %% ../nbs/05_block.ipynb #927e8484
 class RMSNorm(nn.Module):
-    "Divide each token's channels by their root mean square, then a learned scale ([Zhang & Sennrich, 2019](https://arxiv.org/abs/1910.07467))."
+    """Divide each token's channels by their root mean square, then a learned scale.
+
+    Source: [Zhang & Sennrich, 2019](https://arxiv.org/abs/1910.07467).
+    """
     def __init__(self,
         d_model: int,  # channels, C
         eps: float = 1e-6,  # added to the mean square, so that a zero vector stays zero
@@ -49,7 +55,7 @@ class RMSNorm(nn.Module):
         h = h * torch.rsqrt(h.square().mean(-1, keepdim=True) + self.eps)
         return (h * self.weight).to(x.dtype)
 
-# %% ../nbs/05_block.ipynb #c0418fff
+# %% ../nbs/05_block.ipynb #51312e29
 def relu(
     x: Tensor,  # any shape
 ) -> Tensor:  # same shape
@@ -59,29 +65,41 @@ def relu(
 def relu2(
     x: Tensor,  # any shape
 ) -> Tensor:  # same shape
-    "The square of `relu(x)` ([So et al., 2021](https://arxiv.org/abs/2109.08668))."
+    """The square of `relu(x)`.
+
+    Source: [So et al., 2021](https://arxiv.org/abs/2109.08668).
+    """
     return F.relu(x).square()
 
 def silu(
     x: Tensor,  # any shape
 ) -> Tensor:  # same shape
-    "`x * sigmoid(x)`, also called swish ([Elfwing et al., 2017](https://arxiv.org/abs/1702.03118))."
+    """`x * sigmoid(x)`, also called swish.
+
+    Source: [Elfwing et al., 2017](https://arxiv.org/abs/1702.03118).
+    """
     return F.silu(x)
 
-# %% ../nbs/05_block.ipynb #8171756f
+# %% ../nbs/05_block.ipynb #bea42711
 def gelu(
     x: Tensor,  # any shape
     approximate: str = "none",  # "none": exact, through erf; "tanh": the formula that GPT-2 was trained with
 ) -> Tensor:  # same shape
-    "`x` times the chance that a standard normal number lies below it ([Hendrycks & Gimpel, 2016](https://arxiv.org/abs/1606.08415))."
+    """`x` times the chance that a standard normal number lies below it.
+
+    Source: [Hendrycks & Gimpel, 2016](https://arxiv.org/abs/1606.08415).
+    """
     return F.gelu(x, approximate=approximate)
 
-# %% ../nbs/05_block.ipynb #486d2255
+# %% ../nbs/05_block.ipynb #db12c071
 activations = {"gelu": gelu, "gelu_tanh": partial(gelu, approximate="tanh"), "relu": relu, "relu2": relu2,
                "silu": silu}
 
 class FeedForward(nn.Module):
-    "Up to `d_ff` neurons, through the activation and down again, for each token alone."
+    """Up to `d_ff` neurons, through the activation and down again, for each token alone.
+
+    Raises ValueError for an activation that it does not know.
+    """
     def __init__(self,
         d_model: int,  # channels in and out, C
         d_ff: int,  # hidden neurons, usually 4 * d_model
@@ -102,9 +120,12 @@ class FeedForward(nn.Module):
     ) -> Tensor:  # same shape
         return self.dropout(self.down(self.activation(self.up(x))))
 
-# %% ../nbs/05_block.ipynb #d814dea4
+# %% ../nbs/05_block.ipynb #d56f1ea7
 class SwiGLU(nn.Module):
-    "A feed-forward in which a second set of neurons, the gates, opens and closes the first ([Shazeer, 2020](https://arxiv.org/abs/2002.05202))."
+    """A feed-forward in which a second set of neurons, the gates, opens and closes the first.
+
+    Source: [Shazeer, 2020](https://arxiv.org/abs/2002.05202).
+    """
     def __init__(self,
         d_model: int,  # channels in and out, C
         d_ff: int,  # hidden neurons; 8/3 * d_model has as many weights as a FeedForward of 4 * d_model
@@ -122,9 +143,12 @@ class SwiGLU(nn.Module):
     ) -> Tensor:  # same shape
         return self.dropout(self.down(silu(self.gate(x)) * self.up(x)))
 
-# %% ../nbs/05_block.ipynb #4a1d0fe8
+# %% ../nbs/05_block.ipynb #2762ad45
 class TransformerBlock(nn.Module):
-    "Tokens look back, then each works alone; both add to the stream, and read it through their own norm (the order of GPT-2)."
+    """Attention, then the feed-forward: each reads the stream through its own norm and adds what it found.
+
+    The pre-norm order of GPT-2; causal because its attention is.
+    """
     def __init__(self,
         attention: nn.Module,  # called with (x, positions, cache)
         feed_forward: nn.Module,  # called with (x)

@@ -30,7 +30,7 @@ import gptlearn
 from .tales import tale_log_prob, tales
 from .bpe import load_tokenizer
 
-# %% ../nbs/02_data.ipynb #76f43e0b
+# %% ../nbs/02_data.ipynb #bcb42585
 @dataclass(repr=False)
 class Corpus:
     "Documents to learn from, and others to be tested on."
@@ -52,7 +52,8 @@ class Corpus:
         return digest.hexdigest()[:12]
 
     def __repr__(self):
-        return f"Corpus {self.name!r}: {len(self.train):,} documents to train, {len(self.val):,} to validate. {self.source}".rstrip()
+        counts = f"{len(self.train):,} documents to train, {len(self.val):,} to validate"
+        return f"Corpus {self.name!r}: {counts}. {self.source}".rstrip()
 
 # %% ../nbs/02_data.ipynb #b26e1729
 def drop_repeats(
@@ -136,7 +137,7 @@ def split_text(
     if at_line: cut = text.rfind("\n", len(text) * 8 // 10, cut) + 1 or cut  # rfind is -1 where there is none
     return text[:cut], text[cut:]
 
-# %% ../nbs/02_data.ipynb #b2482bcf
+# %% ../nbs/02_data.ipynb #95a4b054
 def text_corpus(
     path: str | Path,  # a text file, or a folder of .txt files
 ) -> Corpus:
@@ -145,7 +146,7 @@ def text_corpus(
     source = f"the reader's own {path.name}"
     if path.is_dir():
         files = sorted(path.rglob("*.txt"))
-        if not files: raise FileNotFoundError(f"the folder {str(path)!r} has no .txt files: put the texts there as *.txt")
+        if not files: raise FileNotFoundError(f"the folder {str(path)!r} has no .txt files: put some there")
         train, val = split_documents(map(read_text, files))
         if train: return Corpus(path.resolve().name, train, val, source=source)
         text = val[0]
@@ -153,7 +154,7 @@ def text_corpus(
     train, val = split_text(text)
     return Corpus(path.stem, [train], [val], source=source)
 
-# %% ../nbs/02_data.ipynb #1a5a2c36
+# %% ../nbs/02_data.ipynb #145bec4a
 def _find(name, files, data_dir):
     "The first folder that has all of `files`: `$GPTLEARN_DATA/<name>`, then `<data_dir>/raw/<name>`; else None."
     roots = [Path(data_dir) / "raw"]
@@ -166,8 +167,8 @@ def _download(url, path, sha256):
     try:
         with urlopen(url, timeout=30) as answer: data = answer.read()
     except (OSError, HTTPException) as e:
-        raise FileNotFoundError(f"{path} is missing and {url} cannot be reached ({e}): download that address where there "
-                                f"is a network, and put the file there by hand") from e
+        raise FileNotFoundError(f"{path} is missing and {url} cannot be reached ({e}): download that address where "
+                                f"there is a network, and put the file there by hand") from e
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:
         raise ValueError(f"{url} gave {len(data):,} bytes with sha256 {found}, but {sha256} was expected: nothing was "
@@ -190,7 +191,7 @@ def _sync(path):
     try: os.fsync(handle)
     finally: os.close(handle)
 
-# %% ../nbs/02_data.ipynb #64802a65
+# %% ../nbs/02_data.ipynb #0bdc2083
 _SHAKESPEARE = ("https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
                 "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed")
 
@@ -198,7 +199,7 @@ _SHAKESPEARE = ("https://raw.githubusercontent.com/karpathy/char-rnn/master/data
 def shakespeare_corpus(
     data_dir: str | Path = "data",  # where `raw/shakespeare/input.txt` is or will be
 ) -> Corpus:
-    "Tiny Shakespeare, 1.1 MB, cut at 90% of its characters as everyone does ([char-rnn](https://github.com/karpathy/char-rnn))."
+    "[Tiny Shakespeare](https://github.com/karpathy/char-rnn), 1.1 MB, cut at 90% of its characters as everyone does."
     url, sha256 = _SHAKESPEARE
     folder = _find("shakespeare", ["input.txt"], data_dir)
     if folder is None:
@@ -207,12 +208,12 @@ def shakespeare_corpus(
     text = read_text(folder / "input.txt")
     found = hashlib.sha256((folder / "input.txt").read_bytes()).hexdigest()
     if found != sha256:
-        warnings.warn(f"{folder / 'input.txt'} is not the published file (sha256 {found}, not {sha256}): losses on it do "
-                      f"not compare with other people's; delete it to have it downloaded", stacklevel=2)
+        warnings.warn(f"{folder / 'input.txt'} is not the published file (sha256 {found}, not {sha256}): losses on it "
+                      f"do not compare with other people's; delete it to have it downloaded", stacklevel=2)
     train, val = split_text(text, at_line=False)
     return Corpus("shakespeare", [train], [val], source="Tiny Shakespeare from karpathy/char-rnn (public domain)")
 
-# %% ../nbs/02_data.ipynb #1b21b263
+# %% ../nbs/02_data.ipynb #521186af
 def wikitext2_corpus(
     data_dir: str | Path = "data",  # where `raw/wikitext2/{train,valid}.txt` are or will be
     hub: str = "Salesforce/wikitext",  # the dataset's name on the Hugging Face hub, or a local folder of that form
@@ -237,14 +238,15 @@ def _fetch_wikitext2(hub, folder):
     with tempfile.TemporaryDirectory() as cache:
         try:
             from datasets import load_dataset
-            rows = {split: data["text"][:] for split, data in load_dataset(hub, "wikitext-2-raw-v1", cache_dir=cache).items()}
+            splits = load_dataset(hub, "wikitext-2-raw-v1", cache_dir=cache)
+            rows = {split: list(splits[split]["text"]) for split in splits}
         except Exception as e:  # whatever went wrong there, the reader needs the same sentence
-            raise FileNotFoundError(f"{folder} has no train.txt and valid.txt, and {hub} did not come from the Hugging Face "
-                                    f"hub ({type(e).__name__}): go online once, or put both files there by hand") from e
+            raise FileNotFoundError(f"{folder} has no train.txt and valid.txt, and {hub} did not come from the Hugging "
+                                    f"Face hub ({type(e).__name__}): go online once, or put both files there by hand") from e
     for split, name in (("validation", "valid.txt"), ("train", "train.txt")):
         _write_whole(folder / name, "".join(row or " \n" for row in rows[split]).encode())
 
-# %% ../nbs/02_data.ipynb #5ec0a158
+# %% ../nbs/02_data.ipynb #3fb82ddb
 corpora = {
     "pydocs": pydocs_corpus,
     "shakespeare": shakespeare_corpus,
@@ -264,8 +266,8 @@ def load_corpus(
     if path.exists(): return text_corpus(path, **options)
     if path.suffix or len(path.parts) > 1:
         raise FileNotFoundError(f"there is no file or folder {str(path)!r}: check the path")
-    raise ValueError(f"unknown corpus {str(name)!r}: choose one of {', '.join(corpora)}, or give the path of a text file "
-                     f"or of a folder of .txt files")
+    raise ValueError(f"unknown corpus {str(name)!r}: choose one of {', '.join(corpora)}, or give the path of a text "
+                     f"file or of a folder of .txt files")
 
 # %% ../nbs/02_data.ipynb #fd5dea6a
 def _write_tokens(documents, tokenizer, file, dtype, piece=2**20):
@@ -304,7 +306,7 @@ def open_tokens(
                          f"with prepare()")
     return np.memmap(path, dtype=dtype, mode="r")
 
-# %% ../nbs/02_data.ipynb #78a75782
+# %% ../nbs/02_data.ipynb #ac56e49f
 @dataclass(repr=False)
 class Prepared:
     "A corpus as tokens on disk, with the tokenizer that made them and a record of both."
@@ -319,14 +321,14 @@ class Prepared:
         path: str | Path,  # a folder that `prepare` wrote
         verify: bool = True,  # read the files through and compare their sha256; sizes are compared in any case
     ) -> "Prepared":
-        "Open a folder of tokens; raises FileNotFoundError or ValueError naming the file that is missing, torn or altered."
+        "Open a folder of tokens; FileNotFoundError and ValueError name the file that is missing, torn or altered."
         path = Path(path)
         meta = _read_meta(path)
         for split in ("train", "val"): _check_tokens(path / f"{split}.bin", meta[split], meta["dtype"], verify)
         tokenizer = load_tokenizer(path / "tokenizer.json")
         if tokenizer.fingerprint != meta["tokenizer"]["fingerprint"]:
-            raise ValueError(f"{path / 'tokenizer.json'} has the fingerprint {tokenizer.fingerprint}, but its tokens were "
-                             f"made with {meta['tokenizer']['fingerprint']}: it was altered; prepare the corpus again")
+            raise ValueError(f"{path / 'tokenizer.json'} has the fingerprint {tokenizer.fingerprint}, but its tokens "
+                             f"were made with {meta['tokenizer']['fingerprint']}: it was altered; prepare the corpus again")
         train, val = (open_tokens(path / f"{split}.bin", meta["dtype"]) for split in ("train", "val"))
         return cls(path, tokenizer, train, val, meta)
 
@@ -340,11 +342,11 @@ class Prepared:
         counts = ", ".join(f"{self.meta[split]['tokens']:,} tokens to {split}" for split in ("train", "val"))
         return f"Prepared {self.meta['corpus']!r} in {self.path}: {counts}"
 
-# %% ../nbs/02_data.ipynb #d8905ea8
+# %% ../nbs/02_data.ipynb #620b2d27
 def _read_meta(path):
     try: meta = json.loads((path / "meta.json").read_text())
     except FileNotFoundError as e:
-        raise FileNotFoundError(f"{path} has no meta.json, so it holds no prepared tokens: make them with prepare()") from e
+        raise FileNotFoundError(f"{path} has no meta.json, so no prepared tokens: make them with prepare()") from e
     except ValueError as e:
         raise ValueError(f"{path / 'meta.json'} is torn or altered ({e}): prepare the corpus again") from e
     return meta
@@ -355,9 +357,11 @@ def _check_tokens(file, record, dtype, verify):
     if not file.is_file(): raise FileNotFoundError(f"{file} is missing: prepare the corpus again")
     size, expected = file.stat().st_size, record["tokens"] * np.dtype(dtype).itemsize
     if size != expected:
-        raise ValueError(f"{file} has {size:,} bytes where meta.json says {expected:,}: it is torn; prepare the corpus again")
+        raise ValueError(f"{file} has {size:,} bytes where meta.json says {expected:,}: it is torn; prepare the corpus "
+                         f"again")
     if verify and _sha256(file) != record["sha256"]:
-        raise ValueError(f"{file} does not have the sha256 that meta.json says: it was altered; prepare the corpus again")
+        raise ValueError(f"{file} does not have the sha256 that meta.json says: it was altered; prepare the corpus "
+                         f"again")
 
 
 def _sha256(file):
@@ -428,14 +432,15 @@ def _publish(temp, path, fingerprint):
         old.rename(temp)
     _sync(path.parent)
 
-# %% ../nbs/02_data.ipynb #8a96f8b5
+# %% ../nbs/02_data.ipynb #48d5033d
 def _need(tokens, context_length, batch_size=1):
     "Raise where `tokens` cannot fill one row."
     if context_length < 1: raise ValueError(f"context_length={context_length} holds no token: give 1 or more")
     if batch_size < 1: raise ValueError(f"batch_size={batch_size} makes no batch: give 1 or more")
     if len(tokens) <= context_length:
-        raise ValueError(f"{len(tokens)} tokens are too few for context_length={context_length}, which needs at least "
-                         f"{context_length + 1} (the last input has a target too): give a longer text or a shorter context")
+        raise ValueError(f"{len(tokens)} tokens are too few for context_length={context_length}, which needs at "
+                         f"least {context_length + 1} (the last input has a target too): give a longer text or a shorter "
+                         f"context")
 
 # %% ../nbs/02_data.ipynb #aaaf6a3c
 class TokenDataset(torch.utils.data.Dataset):
@@ -480,12 +485,12 @@ def get_batch(
         return x.pin_memory().to(device, non_blocking=True), y.pin_memory().to(device, non_blocking=True)
     return x.to(device), y.to(device)
 
-# %% ../nbs/02_data.ipynb #31925535
+# %% ../nbs/02_data.ipynb #ee10337a
 class TokenBatches:
     """An endless iterator of batches (x, y) in shuffled epochs, which can be stopped and continued exactly.
 
-    In each epoch a new random offset cuts the tokens into chunks, and each chunk comes once, in random order. A batch that
-    the end of an epoch leaves incomplete is filled up from the next one, so all batches have the same size."""
+    In each epoch a new random offset cuts the tokens into chunks, and each chunk comes once, in random order. A batch
+    that the end of an epoch leaves incomplete is filled up from the next one, so all batches have the same size."""
     def __init__(self,
         tokens: np.ndarray,  # (N,) ids, usually a memory map
         batch_size: int,  # rows, B
@@ -531,12 +536,12 @@ def load_state_dict(self: TokenBatches,
         raise ValueError(f"the state stands at chunk {self.position} of an epoch that has {len(self._starts)} here: it "
                          f"belongs to other tokens or another context_length; use those it was saved with")
 
-# %% ../nbs/02_data.ipynb #3951c8c9
+# %% ../nbs/02_data.ipynb #98ea8c2d
 def set_seed(
     seed: int,  # 0 to 2**32 - 1
 ):
     "Start the random numbers of Python, numpy and torch (every device) from `seed`."
-    if not 0 <= seed < 2**32: raise ValueError(f"seed={seed} is outside 0 to {2**32 - 1}: choose one inside, for example 0")
+    if not 0 <= seed < 2**32: raise ValueError(f"seed={seed} is outside 0 to {2**32 - 1}: choose one inside, such as 0")
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)

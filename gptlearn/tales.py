@@ -20,10 +20,9 @@ from typing import NamedTuple
 
 from fastcore.basics import patch
 
-# %% ../nbs/00_tales.ipynb #1d632b5c
+# %% ../nbs/00_tales.ipynb #4bfab2d9
 _PIECE = re.compile(r"""(?P<text>[^<>{}]+)        # letters, as they stand
     | <(?P<rule>\w+)>                             # <plot>: a rule to expand
-    | \{(?P<alias>\w+):=(?P<of>\w+)\}             # {holder:=friend}: a second name for a role
     | \{(?P<role>\w+)(?:=(?P<kind>\w+))?          # {hero=name}: choose; {hero}: recall
         (?:\.(?P<feature>\w+))?(?P<but>(?:-\w+)*)\}   # {hero.they}; {friend=name-hero}
     """, re.VERBOSE)
@@ -36,18 +35,18 @@ def _split(template: str) -> list[re.Match]:
         piece = _PIECE.match(template, at)
         if not piece:
             raise ValueError(f"template {template!r} makes no sense from {template[at:at + 20]!r} on: write "
-                             "<rule>, {role=kind}, {role=kind-other}, {role}, {role.feature} or {role:=other}")
+                             "<rule>, {role=kind}, {role=kind-other}, {role} or {role.feature}")
         pieces.append(piece)
         at = piece.end()
     return pieces
 
-# %% ../nbs/00_tales.ipynb #80f46a3d
+# %% ../nbs/00_tales.ipynb #47e35f77
 class Part(NamedTuple):
     "One piece of a template, ready for use."
-    do: str             # "text", "rule", "choose", "recall" or "alias"
+    do: str             # "text", "rule", "choose" or "recall"
     name: str           # the text itself, or the name of the rule or role
     forms: dict = {}    # choose, recall: value → how it is written here
-    but: tuple = ()     # choose: roles whose values are taken; alias: the one role that it follows
+    but: tuple = ()     # choose: roles whose values are taken
 
 
 class Expansion(NamedTuple):
@@ -56,13 +55,13 @@ class Expansion(NamedTuple):
     parts: tuple        # of `Part`
     template: str       # as written
 
-# %% ../nbs/00_tales.ipynb #fa8766d7
+# %% ../nbs/00_tales.ipynb #70ebc6a2
 class Grammar:
     """Weighted rules that write tales, with slots that remember. Tales begin with the first rule.
 
     In a template, `<rule>` is expanded, `{role=kind}` chooses a value (all equally likely) and remembers it,
     `{role=kind-other}` leaves out the value of another role, `{role}` and `{role.feature}` recall, `{role.Feature}`
-    with a capital letter, and `{role:=other}` silently gives a second name. Raises `ValueError` where rules do not fit.
+    with a capital letter. Raises `ValueError` where rules do not fit together.
     """
     def __init__(self,
         rules: dict, # rule → its templates, each alone (weight 1) or as a pair (weight, template)
@@ -82,21 +81,16 @@ class Grammar:
         self._cumulative = {rule: list(accumulate(e.prob for e in es)) for rule, es in self.expansions.items()}
         self._check()
 
-# %% ../nbs/00_tales.ipynb #3f2835bc
+# %% ../nbs/00_tales.ipynb #1774840b
 def _roles(pieces: Iterator) -> dict[str, tuple]:
     "role → (its kind, the roles that it must differ from)"
-    roles, pieces = {}, list(pieces)
+    roles = {}
     for m in pieces:
-        if m["kind"]:
-            meaning = m["kind"], tuple(m["but"].split("-")[1:])
-            if roles.setdefault(m["role"], meaning) != meaning:
-                raise ValueError(f"{m[0]} contradicts another template, which chooses {m['role']!r} as "
-                                 f"{'-'.join((roles[m['role']][0], *roles[m['role']][1]))!r}: give one of them another name")
-    for m in pieces:
-        if m["alias"] and m["of"] in roles:
-            kind = roles[m["of"]][0]
-            if roles.setdefault(m["alias"], (kind, None))[0] != kind:
-                raise ValueError(f"{m[0]} makes a {kind} of {m['alias']!r}, which is a {roles[m['alias']][0]} elsewhere")
+        if not m["kind"]: continue
+        meaning = m["kind"], tuple(m["but"].split("-")[1:])
+        if roles.setdefault(m["role"], meaning) != meaning:
+            raise ValueError(f"{m[0]} contradicts another template, which chooses {m['role']!r} as "
+                             f"{'-'.join((roles[m['role']][0], *roles[m['role']][1]))!r}: give one of them another name")
     return roles
 
 
@@ -104,11 +98,10 @@ def _roles(pieces: Iterator) -> dict[str, tuple]:
 def _part(self: Grammar, m: re.Match) -> Part:
     if m["text"]: return Part("text", m["text"])
     if m["rule"]: return Part("rule", m["rule"])
-    role, do = (m["alias"], "alias") if m["alias"] else (m["role"], "choose" if m["kind"] else "recall")
-    if role not in self.roles:
-        raise ValueError(f"{m[0]}: no template chooses {m['of'] or role!r}; choose it first, as in {{{role}=kind}}")
-    if do == "alias": return Part(do, role, {}, (m["of"],))
-    return Part(do, role, self._forms(self.roles[role][0], m), self.roles[role][1] if do == "choose" else ())
+    role, do = m["role"], "choose" if m["kind"] else "recall"
+    if role not in self.roles: raise ValueError(f"{m[0]}: no template chooses {role!r}; choose it first, as in {{{role}=kind}}")
+    kind, but = self.roles[role]
+    return Part(do, role, self._forms(kind, m), but if do == "choose" else ())
 
 
 @patch
@@ -121,7 +114,7 @@ def _forms(self: Grammar, kind: str, m: re.Match) -> dict[str, str]:
     forms = {value: values[value][feature.lower()] for value in values}
     return {value: form[0].upper() + form[1:] for value, form in forms.items()} if feature[0].isupper() else forms
 
-# %% ../nbs/00_tales.ipynb #70922192
+# %% ../nbs/00_tales.ipynb #be4f0d72
 @patch
 def _check(self: Grammar) -> None:
     "Follow every path through the rules; raise `ValueError` at what could not be written, or not be counted."
@@ -140,10 +133,10 @@ def _check(self: Grammar) -> None:
             if part.do == "rule": sure, maybe = after_rule(part.name, sure, maybe)
             for role in (part.name,) if part.do == "recall" else part.but:
                 if role not in sure: raise ValueError(f"template {expansion.template!r} needs {role!r}, which is not chosen on every path to it")
-            if part.do in ("choose", "alias"):
+            if part.do == "choose":
                 if part.name in maybe: raise ValueError(f"template {expansion.template!r} chooses {part.name!r} a second time: use another name")
                 sure, maybe = sure | {part.name}, maybe | {part.name}
-            if part.do == "choose": self._check_choice(part, expansion.template)
+                self._check_choice(part, expansion.template)
         return sure, maybe
 
     after_rule(self.start, frozenset(), frozenset())
@@ -155,14 +148,14 @@ def _check(self: Grammar) -> None:
 def _check_choice(self: Grammar, part: Part, template: str) -> None:
     for i, other in enumerate(part.but):   # those left out must differ from each other, or their number would vary
         kind, but = self.roles[other]
-        if kind != self.roles[part.name][0] or but is None or not set(part.but[:i]) <= set(but):
+        if kind != self.roles[part.name][0] or not set(part.but[:i]) <= set(but):
             raise ValueError(f"template {template!r}: {part.name!r} cannot leave out {other!r}, which is of another "
-                             "kind, or a second name, or may equal another role left out")
+                             "kind, or may equal another role left out")
     if len(part.forms) <= len(part.but): raise ValueError(f"template {template!r}: nothing is left to choose for {part.name!r}")
     if len(set(part.forms.values())) < len(part.forms):
         raise ValueError(f"template {template!r}: two values of {part.name!r} are written alike, so no reader could tell them apart")
 
-# %% ../nbs/00_tales.ipynb #8567d21c
+# %% ../nbs/00_tales.ipynb #c4282ca7
 @patch
 def sample(self: Grammar,
     rng: random.Random, # the source of chance; moves on
@@ -173,7 +166,6 @@ def sample(self: Grammar,
         part = todo.pop()
         if part.do == "text": text.append(part.name)
         elif part.do == "recall": text.append(part.forms[chosen[part.name]])
-        elif part.do == "alias": chosen[part.name] = chosen[part.but[0]]
         elif part.do == "choose":
             taken = [chosen[role] for role in part.but]
             free = [value for value in part.forms if value not in taken]
@@ -199,7 +191,7 @@ def entropy(self: Grammar) -> float: # nats a tale
         return math.log(len(part.forms) - len(part.but)) if part.do == "choose" else 0.0
     return of_rule(self.start)
 
-# %% ../nbs/00_tales.ipynb #92bad9ee
+# %% ../nbs/00_tales.ipynb #70766c08
 @patch
 def mean_bytes(self: Grammar) -> float: # bytes a tale, as UTF-8
     "The exact mean length of a tale."
@@ -211,7 +203,7 @@ def mean_bytes(self: Grammar) -> float: # bytes a tale, as UTF-8
     def of_part(part):
         if part.do == "rule": return of_rule(part.name)
         if part.do == "text": return size(part.name)
-        return sum(map(size, part.forms.values())) / len(part.forms) if part.forms else 0   # an alias writes nothing
+        return sum(map(size, part.forms.values())) / len(part.forms)
     return of_rule(self.start)
 
 # %% ../nbs/00_tales.ipynb #df34f1c5
@@ -223,12 +215,11 @@ class Step(NamedTuple):
     log_prob: float          # nats; 0 for a recall
     since: int | None = None # for a recall: the character where the value was chosen
 
-# %% ../nbs/00_tales.ipynb #010e10f7
+# %% ../nbs/00_tales.ipynb #1ede942a
 @patch
 def _ways(self: Grammar, part: Part, chosen: dict) -> Iterator[tuple]:
     "(letters, value, log_prob, parts that follow) for each way in which `part` can go on."
     if part.do == "text": yield part.name, None, 0.0, ()
-    elif part.do == "alias": yield "", None, 0.0, ()
     elif part.do == "recall":
         value, _ = chosen[part.name]
         yield part.forms[value], value, 0.0, ()
@@ -240,7 +231,7 @@ def _ways(self: Grammar, part: Part, chosen: dict) -> Iterator[tuple]:
     else:
         for e in self.expansions[part.name]: yield "", e.template, math.log(e.prob), e.parts
 
-# %% ../nbs/00_tales.ipynb #af01386e
+# %% ../nbs/00_tales.ipynb #8783af31
 @patch
 def parses(self: Grammar,
     text: str,            # a whole tale or, with `prefix`, the beginning of one
@@ -262,7 +253,6 @@ def parses(self: Grammar,
                 continue
             now, past, rest = chosen, steps, left
             if part.do == "choose": now = {**chosen, part.name: (value, at)}
-            elif part.do == "alias": now = {**chosen, part.name: chosen[part.but[0]]}
             if value is not None:
                 what, since = f"<{part.name}>" if part.do == "rule" else part.name, chosen[part.name][1] if part.do == "recall" else None
                 past = Step(at, what, value, log_prob, since), steps
@@ -297,16 +287,19 @@ def log_prob(self: Grammar,
     "The natural logarithm of the probability of `text`; raises `ValueError` if the grammar cannot write it."
     return math.log(sum(math.exp(sum(step.log_prob for step in steps)) for steps in self.parses(text, prefix)))
 
-# %% ../nbs/00_tales.ipynb #3a81bfd4
+# %% ../nbs/00_tales.ipynb #a0f22ac4
 def _a(noun): return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 _she, _he = {"they": "she", "them": "her", "their": "her"}, {"they": "he", "them": "him", "their": "his"}
 
+def _names(she, he): return {**{name: _she for name in she.split()}, **{name: _he for name in he.split()}}
+
+
 tale_slots = {
-    "name": {name: pronouns for pronouns, names in (
-        (_she, "Ada Greta Hazel Ines Lena Mira Nora Pia Ruby Suki Tilda Yara"),
-        (_he, "Bram Emil Finn Hugo Jonas Kofi Leo Milo Otto Pavel Rafi Theo")) for name in names.split()},
+    "hero": _names("Ada Lena Mira Nora Ruby Suki Tilda Yara", "Emil Finn Hugo Jonas Kofi Leo Milo Theo"),
+    "friend": _names("Ella Greta Hazel Ines Maya Pia Rosa Vera", "Anton Bram Felix Luka Omar Otto Pavel Rafi"),
+    "elder": _names("Agnes Berta Clara Edda", "Gustav Igor Oscar Viktor"),
     "animal": {animal: {"a": _a(animal)} for animal in (
         "badger bear beaver crow fox frog goose hare hedgehog heron lynx mole mouse otter owl squirrel").split()},
     "trait": {trait: {"a": _a(trait)} for trait in (
@@ -341,14 +334,14 @@ tale_slots["weather"] = {weather: {"came": came, "effect": effect} for weather, 
     ("thunder", "thunder rolled", "a fallen oak blocked the way"),
     ("wind", "a sharp wind blew", "dust filled the air"))}
 
-# %% ../nbs/00_tales.ipynb #59a30dcf
+# %% ../nbs/00_tales.ipynb #1e237e57
 tale_rules = {
-    "tale": ["<opening> <sky> <plot> <after> <last>"],
+    "tale": ["<opening> <sky> <plot>"],
     "opening": [
-        (3, "Once there was {trait=trait.a} {hero_animal=animal} named {hero=name}, who lived {home=place.at}."),
-        (3, "In a little house {home=place.at} lived {trait=trait.a} {hero_animal=animal} named {hero=name}."),
-        (2, "{home=place.At} lived {hero_animal=animal.a} named {hero=name}, who was very {trait=trait}."),
-        (2, "This is the story of {trait=trait.a} {hero_animal=animal} named {hero=name}, who lived {home=place.at}.")],
+        (3, "Once there was {trait=trait.a} {hero_animal=animal} named {hero=hero}, who lived {home=place.at}."),
+        (3, "In a little house {home=place.at} lived {trait=trait.a} {hero_animal=animal} named {hero=hero}."),
+        (2, "{home=place.At} lived {hero_animal=animal.a} named {hero=hero}, who was very {trait=trait}."),
+        (2, "This is the story of {trait=trait.a} {hero_animal=animal} named {hero=hero}, who lived {home=place.at}.")],
     "sky": [
         (3, "One {day=day} {time=time}, {weather=weather.came}."),
         (2, "It was {day=day} {time=time}, and {weather=weather.came}."),
@@ -357,8 +350,8 @@ tale_rules = {
         (3, "<losing> <grief> <meet> <bargain> <search> <effect> <finding>"),
         (3, "<asking> <deadline> <errand> <effect> <return>"),
         (2, "<trouble> <hurry> <help> <homeward>"),
-        (2, "<dare> <effect> <stumble> <prize>"),
-        (2, "<discovery> <meet> <advice> <journey> <owner>"),
+        (2, "<dare> <effect> <stumble>"),
+        (2, "<discovery> <meet> <advice> <journey> <verdict>"),
         (2, "<wish> <secret> <tease> <unveil>")],
     "effect": [
         (2, "By then {weather.effect}."),
@@ -369,13 +362,15 @@ tale_rules = {
         (2, "The {hero_animal} and the {friend_animal} have been friends ever since."),
         (1, "{hero} and {friend} still talk about that {time}."),
         (1, "That {time} there was laughter {home.at}.")],
-    "last": [
-        (2, "And the {thing}? {holder} has it still."),
-        (1, "If you ever need to {thing.use}, ask {holder}."),
-        (1, "Today the {thing} belongs to {holder}.")],
 }
 
-# %% ../nbs/00_tales.ipynb #f4c4d466
+# %% ../nbs/00_tales.ipynb #d6c4060d
+tale_rules |= {f"{who}_has_it": [
+    (2, f"<after> And the {{thing}}? {{{who}}} has it still."),
+    (1, f"<after> If you ever need to {{thing.use}}, ask {{{who}}}."),
+    (1, f"<after> Today the {{thing}} belongs to {{{who}}}.")] for who in ("hero", "friend", "elder")}
+
+# %% ../nbs/00_tales.ipynb #8921e73b
 tale_rules |= {
     "losing": [
         "{hero} lost {thing=thing.a} {spot=place.at-home}.",
@@ -386,9 +381,9 @@ tale_rules |= {
         "Without it {hero.they} could not {thing.use}.",
         '"My {thing}!" cried {hero}. "I need it to {thing.use}."'],
     "meet": [
-        (2, "{hero.They} met {hero.their} friend {friend=name-hero}, {friend_animal=animal.a-hero_animal}."),
-        (2, "Just then {hero.their} friend {friend=name-hero}, {friend_animal=animal.a-hero_animal}, came along."),
-        (1, "{hero.Their} friend {friend=name-hero}, {friend_animal=animal.a-hero_animal}, was passing by.")],
+        (2, "{hero.They} met {hero.their} friend {friend=friend}, {friend_animal=animal.a-hero_animal}."),
+        (2, "Just then {hero.their} friend {friend=friend}, {friend_animal=animal.a-hero_animal}, came along."),
+        (1, "{hero.Their} friend {friend=friend}, {friend_animal=animal.a-hero_animal}, was passing by.")],
     "bargain": [
         '"Help me look, and I will give you {gift=gift}," said {hero}.',
         '"If we find it, you shall have {gift=gift}," {hero} promised.',
@@ -399,18 +394,18 @@ tale_rules |= {
         "They searched for {hours=number} hours and found nothing but {junk=junk}."],
     "finding": [
         (3, "At last {friend} saw the {thing} {spot.at}. <thanks>"),
-        (2, "At last {hero} saw the {thing} {spot.at}. {friend} got {gift} all the same.{holder:=hero}")],
+        (2, "At last {hero} saw the {thing} {spot.at}. {friend} got {gift} all the same. <hero_has_it>")],
     "thanks": [
-        (2, "{hero} kept {hero.their} word and gave {friend.them} {gift}.{holder:=hero}"),
-        (1, '"Keep it," said {hero}, "and here is {gift}, as I promised."{holder:=friend}')],
+        (2, "{hero} kept {hero.their} word and gave {friend.them} {gift}. <hero_has_it>"),
+        (1, '"Keep it," said {hero}, "and here is {gift}, as I promised." <friend_has_it>')],
 }
 
-# %% ../nbs/00_tales.ipynb #b9948d50
+# %% ../nbs/00_tales.ipynb #22cb5ba5
 tale_rules |= {
     "asking": [
         "{hero} wanted to {thing=thing.use}, but {hero.they} had no {thing}. "
-        "{hero.Their} friend {friend=name-hero}, {friend_animal=animal.a-hero_animal}, had one.",
-        "{hero.Their} friend {friend=name-hero}, {friend_animal=animal.a-hero_animal}, had {thing=thing.a}, and {hero} asked to borrow it."],
+        "{hero.Their} friend {friend=friend}, {friend_animal=animal.a-hero_animal}, had one.",
+        "{hero.Their} friend {friend=friend}, {friend_animal=animal.a-hero_animal}, had {thing=thing.a}, and {hero} asked to borrow it."],
     "deadline": [
         '"Bring it back before {time.next}," said {friend}, and {hero} promised.',
         '"You may have it until {time.next}," said {friend}. "I promise," said {hero}.'],
@@ -419,18 +414,18 @@ tale_rules |= {
         "{hero.They} carried it to the {spot=place-home}, and there {hero.they} found {junk=junk}.",
         "There was nobody {spot=place.at-home}, and {hero.they} could {thing.use} for {hours=number} hours."],
     "return": [
-        (2, "But a promise is a promise, and before {time.next} {friend} had the {thing} again.{holder:=friend}"),
+        (2, "But a promise is a promise, and before {time.next} {friend} had the {thing} again. <friend_has_it>"),
         (2, 'It was long past {time.next} when {hero} came back. "I am sorry," {hero.they} said, '
-            "and gave {friend} the {thing} and {gift=gift}.{holder:=friend}"),
+            "and gave {friend} the {thing} and {gift=gift}. <friend_has_it>"),
         (1, '{hero} came back before {time.next}. "You kept your word, so keep the {thing} too," '
-            "said {friend}.{holder:=hero}")],
+            "said {friend}. <hero_has_it>")],
 }
 
-# %% ../nbs/00_tales.ipynb #2169ed65
+# %% ../nbs/00_tales.ipynb #925a72ea
 tale_rules |= {
     "trouble": [
-        "{hero.Their} friend {friend=name-hero}, {friend_animal=animal.a-hero_animal}, was stuck {spot=place.at-home}, for {weather.effect}.",
-        "A cry came from the {spot=place-home}. It was {hero.their} friend {friend=name-hero}, "
+        "{hero.Their} friend {friend=friend}, {friend_animal=animal.a-hero_animal}, was stuck {spot=place.at-home}, for {weather.effect}.",
+        "A cry came from the {spot=place-home}. It was {hero.their} friend {friend=friend}, "
         "{friend_animal=animal.a-hero_animal}, who was stuck there, for {weather.effect}."],
     "hurry": [
         "{hero} took {thing=thing.a} and ran.",
@@ -442,58 +437,61 @@ tale_rules |= {
         "Before {time.next} they were both safe {home.at}. <reward>",
         "They passed {junk=junk} and {junk2=junk-junk}, and came home to the {home}. <reward>"],
     "reward": [
-        (2, '"Next {day} I will bring you {gift=gift}," said {friend}, and {friend.they} did.{holder:=hero}'),
-        (1, "{friend} was still shaking, so {hero} gave {friend.them} {gift=gift} and the {thing}.{holder:=friend}")],
+        (2, '"Next {day} I will bring you {gift=gift}," said {friend}, and {friend.they} did. <hero_has_it>'),
+        (1, "{friend} was still shaking, so {hero} gave {friend.them} {gift=gift} and the {thing}. <friend_has_it>")],
 }
 
-# %% ../nbs/00_tales.ipynb #70746b7a
+# %% ../nbs/00_tales.ipynb #45fa7f76
 tale_rules |= {
     "dare": [
-        '"I am faster than you," said {hero.their} friend {friend=name-hero}, {friend_animal=animal.a-hero_animal}. <course>',
-        "{hero.Their} friend {friend=name-hero}, {friend_animal=animal.a-hero_animal}, wanted to race. <course>"],
+        '"I am faster than you," said {hero.their} friend {friend=friend}, {friend_animal=animal.a-hero_animal}. <course>',
+        "{hero.Their} friend {friend=friend}, {friend_animal=animal.a-hero_animal}, wanted to race. <course>"],
     "course": [
         "They ran from the {home} to the {spot=place-home}, and the prize was {thing=thing.a}.",
         "Whoever came first to the {spot=place-home} would win {thing=thing.a}."],
     "stumble": [
-        "{hero} tripped over {junk=junk}, and {friend} won.{holder:=friend}{loser:=hero}",
-        "{friend} tripped over {junk=junk}, and {hero} won.{holder:=hero}{loser:=friend}"],
-    "prize": [
-        '"Now I can {thing.use}!" cried {holder}. {loser} got {gift=gift}.',
-        '{loser} was sad, so {holder} gave {loser.them} {gift=gift}. "And we can both {thing.use}," {holder.they} said.'],
+        "{hero} tripped over {junk=junk}, and {friend} won. <friend_won>",
+        "{friend} tripped over {junk=junk}, and {hero} won. <hero_won>"],
+    "friend_won": [
+        '"Now I can {thing.use}!" cried {friend}. {hero} got {gift=gift}. <friend_has_it>',
+        '{hero} was sad, so {friend} gave {hero.them} {gift=gift}. "And we can both {thing.use}," {friend.they} said. <friend_has_it>'],
+    "hero_won": [
+        '"Now I can {thing.use}!" cried {hero}. {friend} got {gift=gift}. <hero_has_it>',
+        '{friend} was sad, so {hero} gave {friend.them} {gift=gift}. "And we can both {thing.use}," {hero.they} said. <hero_has_it>'],
 }
 
-# %% ../nbs/00_tales.ipynb #743127d0
+# %% ../nbs/00_tales.ipynb #5bfbc3d2
 tale_rules |= {
     "discovery": [
         '{hero} found {thing=thing.a} {spot=place.at-home}. "Whose is it?" {hero.they} said.',
         '{spot=place.At-home} lay {thing=thing.a}. "Who has lost {thing.a}?" asked {hero}.'],
     "advice": [
-        '"Ask old {owner=name-hero-friend}," said {friend}.',
-        '"Not mine," said {friend}. "Try old {owner=name-hero-friend}."'],
+        '"Ask old {elder=elder}," said {friend}.',
+        '"Not mine," said {friend}. "Try old {elder=elder}."'],
     "journey": [
         "{hero} walked for {hours=number} hours, and {weather.effect}.",
-        "The way was long, and {weather.effect}, but {hero} found {owner}."],
-    "owner": [
-        (2, '"I need it to {thing.use}," said {owner}, and gave {hero} {gift=gift}.{holder:=owner}'),
-        (1, '"I have another one to {thing.use}," said {owner}. "Keep it!"{holder:=hero}')],
+        "The way was long, and {weather.effect}, but {hero} found {elder}."],
+    "verdict": [
+        (2, '"I need it to {thing.use}," said {elder}, and gave {hero} {gift=gift}. <elder_has_it>'),
+        (1, '"I have another one to {thing.use}," said {elder}. "Keep it!" <hero_has_it>')],
 }
 
-# %% ../nbs/00_tales.ipynb #202f7b08
+# %% ../nbs/00_tales.ipynb #d8b53ef7
 tale_rules |= {
     "wish": [
-        '"I wish I could {thing=thing.use}," said {hero.their} friend {friend=name-hero}, {friend_animal=animal.a-hero_animal}. '
+        '"I wish I could {thing=thing.use}," said {hero.their} friend {friend=friend}, {friend_animal=animal.a-hero_animal}. '
         "{friend.Their} birthday was on {feast=day-day}.",
-        "{hero.Their} friend {friend=name-hero}, {friend_animal=animal.a-hero_animal}, would have a birthday on {feast=day-day}, "
+        "{hero.Their} friend {friend=friend}, {friend_animal=animal.a-hero_animal}, would have a birthday on {feast=day-day}, "
         "and wished to {thing=thing.use}."],
     "secret": [
-        "So {hero} hid {thing.a} {spot=place.at-home} and told only old {keeper=name-hero-friend}.",
-        'So {hero} hid {thing.a} {spot=place.at-home}. "Do not tell {friend.them}," {hero.they} said to old {keeper=name-hero-friend}.'],
+        "So {hero} hid {thing.a} {spot=place.at-home} and told only old {elder=elder}.",
+        'So {hero} hid {thing.a} {spot=place.at-home}. "Do not tell {friend.them}," {hero.they} said to old {elder=elder}.'],
     "tease": [
         '"Is there {gift=gift} for me?" asked {friend}. "Only {junk=junk}," said {hero}.',
-        '"What is the secret?" asked {friend}. {keeper} looked at {junk=junk} and kept {keeper.their} word.'],
+        '"What is the secret?" asked {friend}. {elder} looked at {junk=junk} and kept {elder.their} word.'],
     "unveil": [
-        "On {feast} they went to the {spot}. <effect> But there was the {thing}, and {friend} danced with joy.{holder:=friend}",
-        '<effect> But on {feast} {keeper} led {friend.them} to the {spot}. "Now I can {thing.use}!" cried {friend}.{holder:=friend}'],
+        "On {feast} they went to the {spot}. <effect> But there was the {thing}, and {friend} danced with joy. <friend_has_it>",
+        '<effect> But on {feast} {elder} led {friend.them} to the {spot}. "Now I can {thing.use}!" cried {friend}. <friend_has_it>'],
 }
 
 # %% ../nbs/00_tales.ipynb #c920f939
