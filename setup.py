@@ -7,10 +7,11 @@ cfg = ConfigParser(delimiters=["="])
 cfg.read(Path(__file__).with_name("settings.ini"), encoding="utf-8")
 cfg = cfg["DEFAULT"]
 
-# On the package page, links into the repository need its address.
+# README.md names files of the repository; on the package page they need their full address.
 readme = Path(__file__).with_name("README.md").read_text(encoding="utf-8")
-for kind, where in (("images/", "raw"), ("", "blob")):
-    readme = readme.replace(f"(nbs/{kind}", f"({cfg['git_url']}/{where}/{cfg['branch']}/nbs/{kind}")
+for before in ("](", '="'):
+    for folder, view in (("nbs/images/", "raw"), ("nbs/", "blob")):
+        readme = readme.replace(before + folder, f"{before}{cfg['git_url']}/{view}/{cfg['branch']}/{folder}")
 
 extras = {k.removesuffix("_requirements"): v.split() for k, v in cfg.items() if k.endswith("_requirements")}
 extras["all"] = sorted({r for name, rs in extras.items() if name != "dev" for r in rs})

@@ -36,7 +36,7 @@ def split_special(
     special_tokens = tuple(special_tokens)
     return _special_pattern(special_tokens).split(text) if special_tokens else [text]
 
-# %% ../nbs/01_bpe.ipynb #9678b9a3
+# %% ../nbs/01_bpe.ipynb #7996229c
 class Tokenizer:
     "What every tokenizer shares: the bytes of each id, special tokens, and the way from text to ids and back."
     kind = ""  # "bpe", "char" or "byte": the first field of a saved tokenizer
@@ -47,7 +47,7 @@ class Tokenizer:
         special_tokens: dict[str, int],  # text → id
     ):
         for name, id in special_tokens.items():
-            if not name: raise ValueError("a special token is empty: give it a text that no document has, like <|name|>")
+            if not name: raise ValueError("a special token is empty: give it a text of its own, like <|name|>")
             if vocab.get(id, name.encode()) != name.encode() or list(special_tokens.values()).count(id) > 1:
                 raise ValueError(f"id {id} of the special token {name!r} is taken: give it an id of its own")
         self.special_tokens = dict(special_tokens)
@@ -63,15 +63,20 @@ class Tokenizer:
 
     def token_bytes(self, id: int) -> bytes:
         "The bytes that an id stands for; none for a special token, which stands for no text."
+        if id not in self.vocab: raise self._no_id(id)
         return b"" if id in self.special_tokens.values() else self.vocab[id]
 
-    def __repr__(self): return f"{type(self).__name__}(vocab_size={self.vocab_size}, special_tokens={[*self.special_tokens]})"
+    def _no_id(self, id):
+        return ValueError(f"{id!r} is no id of this tokenizer: ids are whole numbers from 0 to {self.vocab_size - 1}")
 
-# %% ../nbs/01_bpe.ipynb #a8bec838
+    def __repr__(self):
+        return f"{type(self).__name__}(vocab_size={self.vocab_size}, special_tokens={[*self.special_tokens]})"
+
+# %% ../nbs/01_bpe.ipynb #e2f208cd
 @patch
 def encode(self: Tokenizer,
     text: str,
-    allowed_special: str | set[str] = "all",  # special tokens read as such: "all", "none" or some; others are plain text
+    allowed_special: str | set[str] = "all",  # which special tokens count: "all", "none" or a set
 ) -> list[int]:  # ids
     "Turn text into ids."
     if not isinstance(text, str): raise TypeError(f"encode takes a str, not {type(text).__name__}: decode bytes first")
@@ -86,21 +91,21 @@ def _allowed(self: Tokenizer, allowed_special):
     if allowed_special == "all": return self.special_tokens
     if allowed_special == "none": return ()
     if isinstance(allowed_special, str) or not set(allowed_special) <= set(self.special_tokens):
-        raise ValueError(f'allowed_special={allowed_special!r}: give "all", "none" or a set out of {[*self.special_tokens]}')
+        known = [*self.special_tokens]
+        raise ValueError(f'allowed_special={allowed_special!r}: give "all", "none" or a set out of {known}')
     return sorted(allowed_special)
 
-# %% ../nbs/01_bpe.ipynb #45124264
+# %% ../nbs/01_bpe.ipynb #657b1b6e
 @patch
 def decode(self: Tokenizer,
     ids: Iterable[int],  # a list, or a 1-D array or tensor
-    errors: str = "replace",  # as in `bytes.decode`: what becomes of bytes that are no UTF-8, for example half a character
+    errors: str = "replace",  # as in `bytes.decode`: what becomes of bytes that are no UTF-8
 ) -> str:
     "Turn ids into text. Any id of the vocabulary is fine; another raises `ValueError`."
     ids = ids.tolist() if hasattr(ids, "tolist") else list(ids)
     try: return b"".join(map(self.vocab.__getitem__, ids)).decode("utf-8", errors)
     except (KeyError, TypeError): pass
-    wrong = next(id for id in ids if not hasattr(id, "__index__") or id not in self.vocab)
-    raise ValueError(f"{wrong!r} is no id of this tokenizer: ids are whole numbers from 0 to {self.vocab_size - 1}")
+    raise self._no_id(next(id for id in ids if not hasattr(id, "__index__") or id not in self.vocab))
 
 # %% ../nbs/01_bpe.ipynb #3a6ba7e0
 class ByteTokenizer(Tokenizer):
@@ -112,15 +117,16 @@ class ByteTokenizer(Tokenizer):
     @classmethod
     def _from_state(cls, state): return cls()
 
-# %% ../nbs/01_bpe.ipynb #b6be2a21
+# %% ../nbs/01_bpe.ipynb #1aa0fc2b
 def _documents(text: str | Path | Iterable[str]) -> Iterable[str]:
     "A text is one document, a path names a file of one document, anything else gives documents."
     if isinstance(text, Path):
         try: text = text.read_bytes().decode()
-        except UnicodeDecodeError as error: raise ValueError(f"{text} is not UTF-8 text: {error.reason} at byte {error.start}") from None
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{text} is not UTF-8 text: {error.reason} at byte {error.start}") from None
     return [text] if isinstance(text, str) else text
 
-# %% ../nbs/01_bpe.ipynb #c696a468
+# %% ../nbs/01_bpe.ipynb #2b69ee54
 class CharTokenizer(Tokenizer):
     "One id a character, in sorted order, then one for `<|endoftext|>`; knows only the characters of its training text."
     kind = "char"
@@ -133,14 +139,16 @@ class CharTokenizer(Tokenizer):
     @classmethod
     def train(cls, text: str | Path | Iterable[str]):
         "Take the characters of a text, of a file (`Path`) or of several documents."
-        return cls({char for document in _documents(text) for part in split_special(document, [EOT])[::2] for char in part})
+        chars = set()
+        for document in _documents(text): chars.update(*split_special(document, [EOT])[::2])
+        return cls(chars)
 
     def _encode_text(self, text):
         try: return [self._ids[char] for char in text]
         except KeyError: pass
         unknown = ", ".join(f"{char!r} (U+{ord(char):04X})" for char in sorted(set(text) - set(self.chars))[:5])
-        raise ValueError(f"no id for {unknown}: this tokenizer knows the {len(self.chars)} characters of its training text; "
-                         "train it on a text that has them, or take a BPE or byte tokenizer, which know every text")
+        raise ValueError(f"no id for {unknown}: this tokenizer knows the {len(self.chars)} characters of its training "
+                         "text; train it on a text that has them, or take a BPE or byte tokenizer: they know all")
 
     def _state(self): return {"kind": self.kind, "chars": self.chars}
     @classmethod
@@ -184,7 +192,7 @@ def _reversed_order(token):
     "A string that sorts before another exactly where `token` sorts after that other's token."
     return token.translate(_complement).decode("latin-1") + "\u0100"
 
-# %% ../nbs/01_bpe.ipynb #2b660c76
+# %% ../nbs/01_bpe.ipynb #06cfac64
 def learn_merges(
     words: dict[str, int],  # pre-token → how often it occurs
     n_merges: int,  # fewer come back where the words have no pair left
@@ -193,7 +201,7 @@ def learn_merges(
     texts, times = [word.encode().decode("latin-1") for word in words], list(words.values())
     tokens = [bytes([i]) for i in range(256)]  # character number i of a text stands for tokens[i]
     order = [_reversed_order(token) for token in tokens]
-    counts, where = defaultdict(int), defaultdict(set)  # pair → occurrences; pair → numbers of the words that (may) hold it
+    counts, where = defaultdict(int), defaultdict(set)  # of a pair: occurrences; numbers of its words
     for number, text in enumerate(texts):
         for pair in map(add, text, text[1:]): counts[pair] += times[number]; where[pair].add(number)
     def entry(pair): return -counts[pair], order[ord(pair[0])], order[ord(pair[1])], pair
@@ -214,12 +222,11 @@ def learn_merges(
                 for lost, gained in _changes(parts, pair, new):
                     counts[lost] -= times[number]; counts[gained] += times[number]
                     where[gained].add(number); born.add(gained)
-            del counts[pair]
             for pair in born: heappush(heap, entry(pair))
             progress.update()
     return merges
 
-# %% ../nbs/01_bpe.ipynb #0a9306b9
+# %% ../nbs/01_bpe.ipynb #0a5680b7
 def apply_merges(
     text: str,  # a word: character number i stands for token i
     merged: dict[str, str],  # pair → the character of the token that it becomes
@@ -234,8 +241,8 @@ def apply_merges(
         done, parts = new, text.split(pairs[new])
         if len(parts) == 1: continue  # an earlier merge took its pair away
         text = new.join(parts)
-        neighbours = {part[-1] + new for part in parts[:-1] if part} | {new + part[0] for part in parts[1:] if part} | {new + new}
-        for pair in neighbours:
+        before, after = {part[-1:] or new for part in parts[:-1]}, {part[:1] or new for part in parts[1:]}
+        for pair in {char + new for char in before} | {new + char for char in after}:
             if pair in merged: heappush(todo, merged[pair])
     return text
 
@@ -249,30 +256,30 @@ class _WordCache(dict):
         if len(word) < 100: self[word] = ids
         return ids
 
-# %% ../nbs/01_bpe.ipynb #da6b7983
+# %% ../nbs/01_bpe.ipynb #9ef667c7
 def _number_special(special_tokens, vocab, ordinary):
     "Special tokens with their ids: those that `vocab` gives them, otherwise the next free ones."
     if isinstance(special_tokens, dict): return dict(special_tokens)
     names = [special_tokens] if isinstance(special_tokens, str) else list(special_tokens)
-    if len(set(names)) < len(names): raise ValueError(f"special_tokens={names} names one twice: each needs an id of its own")
+    if len(set(names)) < len(names): raise ValueError(f"special_tokens={names} names one twice: name each once")
     known = {token: id for id, token in vocab.items() if token not in ordinary}
     free = iter(range(max(vocab) + 1, max(vocab) + 1 + len(names)))
     return {name: known[name.encode()] if name.encode() in known else next(free) for name in names}
 
-# %% ../nbs/01_bpe.ipynb #b3283064
+# %% ../nbs/01_bpe.ipynb #2d97f81e
 class BPE(Tokenizer):
     "Byte-pair encoding: ids for the 256 bytes, for merges that were learnt from a text, and for special tokens."
     kind = "bpe"
     def __init__(self,
-        vocab: dict[int, bytes] | None,  # id → bytes as in another tokenizer; None: bytes, merges, special tokens, in this order
+        vocab: dict[int, bytes] | None,  # id → bytes; None: bytes, merges, special tokens, in this order
         merges: Iterable[tuple[bytes, bytes]],  # in the order in which they were learnt
-        special_tokens: Iterable[str] | dict[str, int] = (EOT,),  # names (then they get the next ids), or names with ids
+        special_tokens: Iterable[str] | dict[str, int] = (EOT,),  # names, or names with ids
         pattern: str = GPT2_PATTERN,  # what a pre-token is
     ):
         self.merges, self.pattern, self._pieces = [(bytes(a), bytes(b)) for a, b in merges], pattern, _compile(pattern)
         number = {bytes([i]): i for i in range(256)}  # the numbers inside: bytes, then merges
         for a, b in self.merges:
-            if a not in number or b not in number: raise ValueError(f"the merge {(a, b)} joins what no byte and no earlier merge is")
+            if not {a, b} <= number.keys(): raise ValueError(f"the merge {(a, b)} joins what is no earlier token")
             if a + b in number: raise ValueError(f"the merge {(a, b)} makes {a + b}, which was there before")
             number[a + b] = len(number)
         self._pairs = {chr(number[a + b]): chr(number[a]) + chr(number[b]) for a, b in self.merges}
@@ -280,21 +287,23 @@ class BPE(Tokenizer):
         vocab = dict(enumerate(number)) if vocab is None else dict(vocab)
         special_tokens = _number_special(special_tokens, vocab, number)
         ids = {token: id for id, token in vocab.items() if id not in special_tokens.values()}
-        if missing := [token for token in number if token not in ids]: raise ValueError(f"the vocabulary has no id for {missing[0]}")
+        missing = [token for token in number if token not in ids]
+        if missing: raise ValueError(f"the vocabulary has no id for {missing[0]}")
         self._ids = [ids[token] for token in number]
         super().__init__(vocab, special_tokens)
         self._cache = _WordCache(self._encode_word)
 
     def _encode_word(self, word):
-        return [self._ids[ord(char)] for char in apply_merges(word.encode().decode("latin-1"), self._merged, self._pairs)]
+        text = word.encode().decode("latin-1")
+        return [self._ids[ord(char)] for char in apply_merges(text, self._merged, self._pairs)]
 
     def _encode_text(self, text):
         return chain.from_iterable(map(self._cache.__getitem__, self._pieces.findall(text)))
 
-# %% ../nbs/01_bpe.ipynb #acb17e45
+# %% ../nbs/01_bpe.ipynb #1b2d17cc
 @patch(cls_method=True)
 def train(cls: BPE,
-    text: str | Path | Iterable[str],  # the text itself (also where it looks like a path), a file (`Path`), or documents
+    text: str | Path | Iterable[str],  # the text itself, even if it looks like a path; a file; documents
     vocab_size: int,  # 256 bytes + merges + special tokens
     special_tokens: Iterable[str] = (EOT,),
     pattern: str = GPT2_PATTERN,  # merges stay inside the pieces that it matches
@@ -307,11 +316,12 @@ def train(cls: BPE,
                          f"need at least {256 + len(special_tokens)}")
     merges = learn_merges(count_words(text, special_tokens, pattern), n_merges)
     if len(merges) < n_merges:
-        warnings.warn(f"the text has pairs for {len(merges)} merges, not for {n_merges}: vocab_size is "
-                      f"{vocab_size - n_merges + len(merges)}, not {vocab_size}; take more text or a smaller vocabulary", stacklevel=2)
+        got = vocab_size - n_merges + len(merges)
+        warnings.warn(f"the text has pairs for {len(merges)} merges, not for {n_merges}: vocab_size is {got}, "
+                      f"not {vocab_size}; take more text or a smaller vocabulary", stacklevel=2)
     return cls(None, merges, special_tokens, pattern)
 
-# %% ../nbs/01_bpe.ipynb #26111661
+# %% ../nbs/01_bpe.ipynb #c18086c0
 @patch
 def encode_iter(self: Tokenizer,
     lines: Iterable[str],  # a text in parts of any size, for example an open file
@@ -333,15 +343,16 @@ def _settled(self: Tokenizer, text, special_tokens):
     for match in _special_pattern(tuple(special_tokens)).finditer(text) if special_tokens else ():
         if match.start() > limit: break  # a longer special token may be on its way
         end = match.end()
-    pieces = list(self._pieces.finditer(text[:max(end, limit)], end))[:-4]  # patterns look at what follows: keep some pieces back
+    pieces = list(self._pieces.finditer(text[:max(end, limit)], end))[:-4]  # a pattern looks ahead: keep some back
     return pieces[-1].end() if pieces else end
 
-# %% ../nbs/01_bpe.ipynb #797d2c4c
+# %% ../nbs/01_bpe.ipynb #8d865146
 @patch
 def to_tiktoken(self: BPE):  # a `tiktoken.Encoding`
     "The same tokenizer for `tiktoken`."
     import tiktoken
-    if self._ids[256:] != sorted(self._ids[256:]): raise ValueError("tiktoken merges in the order of ids: these merges have another")
+    if self._ids[256:] != sorted(self._ids[256:]):
+        raise ValueError("tiktoken merges in the order of ids, and this vocabulary has another: use to_hf")
     ranks = {token: id for id, token in self.vocab.items() if id not in self.special_tokens.values()}
     return tiktoken.Encoding(f"gptlearn_bpe_{self.vocab_size}", pat_str=self.pattern, mergeable_ranks=ranks,
                              special_tokens=self.special_tokens)
@@ -374,7 +385,7 @@ def fingerprint(self: Tokenizer) -> str:
     "12 hex digits that name the tokenizer: equal for equal tokenizers, on every machine."
     return hashlib.sha256(json.dumps(self._state(), sort_keys=True).encode()).hexdigest()[:12]
 
-# %% ../nbs/01_bpe.ipynb #07fd3227
+# %% ../nbs/01_bpe.ipynb #2b08e682
 def _to_text(token: bytes) -> str: return token.decode("utf-8", "surrogateescape")
 def _to_bytes(text: str) -> bytes: return text.encode("utf-8", "surrogateescape")
 
@@ -389,7 +400,8 @@ def _state(self: BPE):
 @patch(cls_method=True)
 def _from_state(cls: BPE, state):
     vocab = {id: _to_bytes(token) for id, token in state["vocab"]} if "vocab" in state else None
-    return cls(vocab, [(_to_bytes(a), _to_bytes(b)) for a, b in state["merges"]], state["special_tokens"], state["pattern"])
+    merges = [(_to_bytes(a), _to_bytes(b)) for a, b in state["merges"]]
+    return cls(vocab, merges, state["special_tokens"], state["pattern"])
 
 # %% ../nbs/01_bpe.ipynb #dc4b4cc6
 @patch
@@ -411,11 +423,12 @@ def _to_json(state):
         return show(value)
     return "{\n " + ",\n ".join(f"{show(key)}: {block(value)}" for key, value in state.items()) + "\n}\n"
 
-# %% ../nbs/01_bpe.ipynb #d08264af
+# %% ../nbs/01_bpe.ipynb #2a5a40b1
 def _read(path):
     path = Path(path)
     try: state = json.loads(path.read_bytes().decode())
-    except ValueError as error: raise ValueError(f"{path} is torn or is no JSON ({error}): save the tokenizer again") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is torn or is no JSON ({error}): save the tokenizer again") from None
     if isinstance(state, dict) and state.get("kind") in ("bpe", "char", "byte"): return state
     raise ValueError(f'{path} is no tokenizer that gptlearn saved: its "kind" is none of bpe, char, byte')
 
@@ -429,7 +442,7 @@ def load(cls: Tokenizer, path: str | Path):
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}): save the tokenizer again") from None
 
-# %% ../nbs/01_bpe.ipynb #52714ed5
+# %% ../nbs/01_bpe.ipynb #2a6b343b
 @patch(cls_method=True)
 def from_tiktoken(cls: BPE,
     encoding,  # a name like "gpt2" (tiktoken may download it), or a `tiktoken.Encoding`
@@ -442,13 +455,13 @@ def from_tiktoken(cls: BPE,
     numbers, merged, pairs, merges = {}, {}, {}, []
     for token in sorted((token for token in ranks if len(token) > 1), key=ranks.get):
         pair = apply_merges(token.decode("latin-1"), merged, pairs)  # what earlier merges make of it: its two halves
-        if len(pair) != 2: raise ValueError(f"{token} is not made of two earlier tokens of {encoding.name}: no byte-pair encoding")
+        if len(pair) != 2: raise ValueError(f"{encoding.name} is no BPE: {token} is no pair of earlier tokens")
         merges.append((tokens[ord(pair[0])], tokens[ord(pair[1])]))
         merged[pair], pairs[chr(len(tokens))] = chr(len(tokens)), pair
         tokens.append(token)
     return cls({id: token for token, id in ranks.items()}, merges, encoding._special_tokens, encoding._pat_str)
 
-# %% ../nbs/01_bpe.ipynb #06f5c700
+# %% ../nbs/01_bpe.ipynb #eeb68fac
 def _gpt2_from_files(folder: Path) -> BPE:
     "GPT-2's tokenizer from the two files that OpenAI published."
     byte = {letter: i for i, letter in enumerate(_byte_letters())}
@@ -460,29 +473,32 @@ def _gpt2_from_files(folder: Path) -> BPE:
         special_tokens = {EOT: ids.pop(EOT)}
         return BPE({id: read(token) for token, id in ids.items()}, merges, special_tokens)
     except (KeyError, ValueError, AttributeError) as error:
-        raise ValueError(f"{folder} holds no GPT-2 vocabulary: vocab.bpe or encoder.json is torn or foreign ({error})") from None
+        raise ValueError(f"{folder}: vocab.bpe or encoder.json is torn or is not GPT-2's ({error})") from None
 
-# %% ../nbs/01_bpe.ipynb #adfcab1d
+# %% ../nbs/01_bpe.ipynb #48a791d8
 def _gpt2() -> BPE:
     folder = Path(os.environ.get("GPTLEARN_DATA", "")) / "gpt2"
     here = "GPTLEARN_DATA" in os.environ and all((folder / name).exists() for name in ("vocab.bpe", "encoder.json"))
     if here: return _gpt2_from_files(folder)
     try: tokenizer = BPE.from_tiktoken("gpt2")
     except Exception as error:
-        raise FileNotFoundError(f"GPT-2's vocabulary is not on this machine and tiktoken could not download it ({type(error).__name__}): "
-                                "put vocab.bpe and encoder.json into $GPTLEARN_DATA/gpt2, or go online once") from None
+        raise FileNotFoundError("GPT-2's vocabulary is not on this machine and tiktoken could not download it "
+                                f"({type(error).__name__}): put vocab.bpe and encoder.json into $GPTLEARN_DATA/gpt2, "
+                                "or go online once") from None
     return BPE(tokenizer.vocab, tokenizer.merges, tokenizer.special_tokens)  # the pattern in our own spelling
 
-# %% ../nbs/01_bpe.ipynb #65f79393
+# %% ../nbs/01_bpe.ipynb #c658363b
 def load_tokenizer(
     name_or_path: str | Path,  # "gpt2", "byte", a saved tokenizer, or a folder with a tokenizer.json
 ) -> Tokenizer:
     "Open a tokenizer by name or from a file."
     if name_or_path == "gpt2": return _gpt2()
     if name_or_path == "byte": return ByteTokenizer()
-    if name_or_path == "char": raise ValueError("a character tokenizer needs a text: CharTokenizer.train(text), or the path of a saved one")
+    if name_or_path == "char":
+        raise ValueError("a character tokenizer needs a text: CharTokenizer.train(text), or the path of a saved one")
     path = Path(name_or_path)
     if path.is_dir(): path = path / "tokenizer.json"
-    if not path.exists(): raise FileNotFoundError(f'no tokenizer {str(name_or_path)!r}: give "gpt2", "byte" or the path of a saved tokenizer')
+    if not path.exists():
+        raise FileNotFoundError(f'no tokenizer {str(name_or_path)!r}: give "gpt2", "byte" or the path of a saved one')
     kinds = {cls.kind: cls for cls in (BPE, CharTokenizer, ByteTokenizer)}
     return kinds[_read(path)["kind"]].load(path)

@@ -55,7 +55,7 @@ class Expansion(NamedTuple):
     parts: tuple        # of `Part`
     template: str       # as written
 
-# %% ../nbs/00_tales.ipynb #70ebc6a2
+# %% ../nbs/00_tales.ipynb #3bb10192
 class Grammar:
     """Weighted rules that write tales, with slots that remember. Tales begin with the first rule.
 
@@ -68,7 +68,7 @@ class Grammar:
         slots: dict, # kind → its values: a list, or a dict value → {feature: text}
     ):
         self.rules, self.start = rules, next(iter(rules))
-        self.slots = {kind: values if isinstance(values, dict) else {v: {} for v in values} for kind, values in slots.items()}
+        self.slots = {kind: v if isinstance(v, dict) else {value: {} for value in v} for kind, v in slots.items()}
         weighted = {rule: [t if isinstance(t, tuple) else (1, t) for t in ts] for rule, ts in rules.items()}
         pieces = {t: _split(t) for ts in weighted.values() for _, t in ts}
         self.roles = _roles(m for ms in pieces.values() for m in ms)
@@ -81,7 +81,7 @@ class Grammar:
         self._cumulative = {rule: list(accumulate(e.prob for e in es)) for rule, es in self.expansions.items()}
         self._check()
 
-# %% ../nbs/00_tales.ipynb #1774840b
+# %% ../nbs/00_tales.ipynb #029957e8
 def _roles(pieces: Iterator) -> dict[str, tuple]:
     "role → (its kind, the roles that it must differ from)"
     roles = {}
@@ -89,8 +89,8 @@ def _roles(pieces: Iterator) -> dict[str, tuple]:
         if not m["kind"]: continue
         meaning = m["kind"], tuple(m["but"].split("-")[1:])
         if roles.setdefault(m["role"], meaning) != meaning:
-            raise ValueError(f"{m[0]} contradicts another template, which chooses {m['role']!r} as "
-                             f"{'-'.join((roles[m['role']][0], *roles[m['role']][1]))!r}: give one of them another name")
+            raise ValueError(f"{m[0]} contradicts another template, which chooses {m['role']!r} differently: "
+                             "give one of the two another name")
     return roles
 
 
@@ -99,7 +99,7 @@ def _part(self: Grammar, m: re.Match) -> Part:
     if m["text"]: return Part("text", m["text"])
     if m["rule"]: return Part("rule", m["rule"])
     role, do = m["role"], "choose" if m["kind"] else "recall"
-    if role not in self.roles: raise ValueError(f"{m[0]}: no template chooses {role!r}; choose it first, as in {{{role}=kind}}")
+    if role not in self.roles: raise ValueError(f"{m[0]}: no template chooses {role!r}, as {{{role}=kind}} would")
     kind, but = self.roles[role]
     return Part(do, role, self._forms(kind, m), but if do == "choose" else ())
 
@@ -114,15 +114,17 @@ def _forms(self: Grammar, kind: str, m: re.Match) -> dict[str, str]:
     forms = {value: values[value][feature.lower()] for value in values}
     return {value: form[0].upper() + form[1:] for value, form in forms.items()} if feature[0].isupper() else forms
 
-# %% ../nbs/00_tales.ipynb #be4f0d72
+# %% ../nbs/00_tales.ipynb #0205de3a
 @patch
 def _check(self: Grammar) -> None:
     "Follow every path through the rules; raise `ValueError` at what could not be written, or not be counted."
     open_rules, reached = [], set()
 
     def after_rule(rule, sure, maybe):   # roles chosen on every path so far, and on some path
-        if rule not in self.expansions: raise ValueError(f"<{rule}> is not a rule; the rules are {', '.join(self.expansions)}")
-        if rule in open_rules: raise ValueError(f"<{rule}> calls itself, by way of {' → '.join(open_rules + [rule])}: its tales could be endless")
+        way = " → ".join([*open_rules, rule])
+        if rule not in self.expansions:
+            raise ValueError(f"<{rule}> is not a rule; there are {', '.join(self.expansions)}")
+        if rule in open_rules: raise ValueError(f"<{rule}> calls itself, by way of {way}: its tales could be endless")
         open_rules.append(rule); reached.add(rule)
         ends = [after_template(e, sure, maybe) for e in self.expansions[rule]]
         open_rules.pop()
@@ -132,9 +134,11 @@ def _check(self: Grammar) -> None:
         for part in expansion.parts:
             if part.do == "rule": sure, maybe = after_rule(part.name, sure, maybe)
             for role in (part.name,) if part.do == "recall" else part.but:
-                if role not in sure: raise ValueError(f"template {expansion.template!r} needs {role!r}, which is not chosen on every path to it")
+                if role not in sure:
+                    raise ValueError(f"{role!r} in {expansion.template!r} is not chosen on every path to it")
             if part.do == "choose":
-                if part.name in maybe: raise ValueError(f"template {expansion.template!r} chooses {part.name!r} a second time: use another name")
+                if part.name in maybe:
+                    raise ValueError(f"template {expansion.template!r} chooses {part.name!r} a second time: rename it")
                 sure, maybe = sure | {part.name}, maybe | {part.name}
                 self._check_choice(part, expansion.template)
         return sure, maybe
@@ -143,17 +147,17 @@ def _check(self: Grammar) -> None:
     if unused := [rule for rule in self.expansions if rule not in reached]:
         raise ValueError(f"<{self.start}> never leads to the rule {unused[0]!r}: use it, or take it out")
 
-
+# %% ../nbs/00_tales.ipynb #f0734969
 @patch
 def _check_choice(self: Grammar, part: Part, template: str) -> None:
+    wrong = f"template {template!r}, role {part.name!r}: "
     for i, other in enumerate(part.but):   # those left out must differ from each other, or their number would vary
         kind, but = self.roles[other]
         if kind != self.roles[part.name][0] or not set(part.but[:i]) <= set(but):
-            raise ValueError(f"template {template!r}: {part.name!r} cannot leave out {other!r}, which is of another "
-                             "kind, or may equal another role left out")
-    if len(part.forms) <= len(part.but): raise ValueError(f"template {template!r}: nothing is left to choose for {part.name!r}")
+            raise ValueError(wrong + f"cannot leave out {other!r}, of another kind, or possibly equal to one left out before")
+    if len(part.forms) <= len(part.but): raise ValueError(wrong + "nothing is left to choose")
     if len(set(part.forms.values())) < len(part.forms):
-        raise ValueError(f"template {template!r}: two values of {part.name!r} are written alike, so no reader could tell them apart")
+        raise ValueError(wrong + "two values are written alike, so no reader could tell them apart")
 
 # %% ../nbs/00_tales.ipynb #c4282ca7
 @patch
@@ -179,12 +183,13 @@ def sample(self: Grammar,
             todo.extend(reversed(expansions[i].parts))   # the last one in is the first one out
     return "".join(text), log_prob
 
-# %% ../nbs/00_tales.ipynb #c1f21fad
+# %% ../nbs/00_tales.ipynb #9a23a984
 @patch
 def entropy(self: Grammar) -> float: # nats a tale
     "The exact mean of `-log_prob` over all tales: what a perfect model would lose on each (Shannon, 1948)."
     @cache
-    def of_rule(rule): return sum(e.prob * (sum(map(of_part, e.parts)) - math.log(e.prob)) for e in self.expansions[rule])
+    def of_rule(rule):
+        return sum(e.prob * (-math.log(e.prob) + sum(map(of_part, e.parts))) for e in self.expansions[rule])
 
     def of_part(part):
         if part.do == "rule": return of_rule(part.name)
@@ -231,7 +236,7 @@ def _ways(self: Grammar, part: Part, chosen: dict) -> Iterator[tuple]:
     else:
         for e in self.expansions[part.name]: yield "", e.template, math.log(e.prob), e.parts
 
-# %% ../nbs/00_tales.ipynb #8783af31
+# %% ../nbs/00_tales.ipynb #cc737af9
 @patch
 def parses(self: Grammar,
     text: str,            # a whole tale or, with `prefix`, the beginning of one
@@ -239,32 +244,33 @@ def parses(self: Grammar,
 ) -> list[list[Step]]: # one list of steps for each way in which the rules can write it
     "Every way to write `text`; raises `ValueError` naming the character where it leaves the grammar."
     found, furthest, allowed = [], 0, set()
+
+    def missed(at, letters):   # `letters` could have stood at `at`; "" is the end of the tale
+        nonlocal furthest, allowed
+        if at > furthest: furthest, allowed = at, set()
+        if at == furthest: allowed.add(letters)
+
     todo = [((Part("rule", self.start), None), 0, {}, None)]   # what is left to read, position, roles, steps so far
     while todo:
         left, at, chosen, steps = todo.pop()
         if at == len(text) and (prefix or left is None): found.append(steps); continue
-        part, left = left or (Part("text", _END), None)        # nothing left to write, yet the text goes on
+        if left is None: missed(at, ""); continue              # nothing left to write, yet the text goes on
+        part, left = left
         for letters, value, log_prob, parts in self._ways(part, chosen):
-            same = len(letters) if text.startswith(letters, at) else len(commonprefix([letters, text[at:at + len(letters)]]))
-            fits = same == len(letters) or prefix and at + same == len(text)
-            if not fits:
-                if at + same > furthest: furthest, allowed = at + same, set()
-                if at + same == furthest: allowed.add(letters[same:])
-                continue
+            same = len(commonprefix([letters, text[at:at + len(letters)]]))
+            if same < len(letters) and not (prefix and at + same == len(text)):   # other letters stand there
+                missed(at + same, letters[same:]); continue
             now, past, rest = chosen, steps, left
             if part.do == "choose": now = {**chosen, part.name: (value, at)}
-            if value is not None:
-                what, since = f"<{part.name}>" if part.do == "rule" else part.name, chosen[part.name][1] if part.do == "recall" else None
-                past = Step(at, what, value, log_prob, since), steps
+            if part.do != "text":
+                since = chosen[part.name][1] if part.do == "recall" else None
+                past = Step(at, f"<{part.name}>" if part.do == "rule" else part.name, value, log_prob, since), steps
             for follower in reversed(parts): rest = follower, rest
             todo.append((rest, at + same, now, past))
     if not found: raise ValueError(_where(text, furthest, allowed))
     return [_unlink(steps) for steps in found]
 
-# %% ../nbs/00_tales.ipynb #2058a170
-_END = "\0"   # stands for the end of a tale in the search above; no template may hold it
-
-
+# %% ../nbs/00_tales.ipynb #bf6bedcd
 def _unlink(steps) -> list[Step]:
     out = []
     while steps: out.append(steps[0]); steps = steps[1]
@@ -274,20 +280,23 @@ def _unlink(steps) -> list[Step]:
 def _where(text: str, at: int, allowed: set[str]) -> str:
     "The sentence that says where `text` leaves the grammar, what stands there and what could."
     stands = repr(text[at:at + 20]) if at < len(text) else "the end of the text"
-    could = sorted("the end of the tale" if a == _END else repr(a[:24]) for a in allowed)
+    could = sorted(repr(a[:24]) if a else "the end of the tale" for a in allowed)
     more = f" or {len(could) - 6} others" if len(could) > 6 else ""
-    return f"character {at}: after {text[max(0, at - 24):at]!r} stands {stands}, where the grammar allows {', '.join(could[:6])}{more}"
+    return (f"character {at}: after {text[max(0, at - 24):at]!r} stands {stands}, "
+            f"where the grammar allows {', '.join(could[:6])}{more}")
 
-# %% ../nbs/00_tales.ipynb #9d531199
+# %% ../nbs/00_tales.ipynb #0078e18f
 @patch
 def log_prob(self: Grammar,
     text: str,            # a whole tale
     prefix: bool = False, # instead, the probability that a tale begins with `text`
 ) -> float: # nats, at most 0
     "The natural logarithm of the probability of `text`; raises `ValueError` if the grammar cannot write it."
-    return math.log(sum(math.exp(sum(step.log_prob for step in steps)) for steps in self.parses(text, prefix)))
+    log_probs = [sum(step.log_prob for step in steps) for steps in self.parses(text, prefix)]
+    best = max(log_probs)   # factored out, so that exp cannot underflow
+    return best + math.log(sum(math.exp(lp - best) for lp in log_probs))
 
-# %% ../nbs/00_tales.ipynb #a0f22ac4
+# %% ../nbs/00_tales.ipynb #745c34bb
 def _a(noun): return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
@@ -300,13 +309,18 @@ tale_slots = {
     "hero": _names("Ada Lena Mira Nora Ruby Suki Tilda Yara", "Emil Finn Hugo Jonas Kofi Leo Milo Theo"),
     "friend": _names("Ella Greta Hazel Ines Maya Pia Rosa Vera", "Anton Bram Felix Luka Omar Otto Pavel Rafi"),
     "elder": _names("Agnes Berta Clara Edda", "Gustav Igor Oscar Viktor"),
-    "animal": {animal: {"a": _a(animal)} for animal in (
-        "badger bear beaver crow fox frog goose hare hedgehog heron lynx mole mouse otter owl squirrel").split()},
+    "beast": {beast: {"a": _a(beast)} for beast in (
+        "badger bear beaver fox hare hedgehog lynx mole mouse otter squirrel wolf").split()},
+    "bird": {bird: {"a": _a(bird)} for bird in (
+        "crow duck eagle goose heron magpie owl robin sparrow stork swan wren").split()},
     "trait": {trait: {"a": _a(trait)} for trait in (
         "brave cheerful clever curious eager gentle merry patient proud quiet shy stubborn").split()},
+    "home": {at.split()[-1]: {"at": at} for at in (
+        "behind the tower", "below the castle", "beside the chapel", "in the village", "near the harbour",
+        "near the market", "near the mill", "on the farm")},
     "place": {at.split()[-1]: {"at": at} for at in (
-        "by the river", "in the forest", "under the bridge", "on the hill", "at the mill", "behind the barn",
-        "near the lake", "in the meadow", "at the harbour", "in the orchard", "beside the well", "below the cliff")},
+        "behind the barn", "below the cliff", "beside the well", "by the river", "in the cave", "in the forest",
+        "in the meadow", "in the orchard", "near the lake", "on the hill", "on the island", "under the bridge")},
     "gift": ["a bag of pears", "a bowl of soup", "a bunch of grapes", "a cup of cocoa", "a fresh fish", "a jar of jam",
              "a plum cake", "a pot of honey", "a round cheese", "a sack of nuts", "a slice of pie", "a warm loaf"],
     "junk": ["a blue button", "a broken cup", "a crooked stick", "a flat stone", "a grey feather", "a lost mitten",
@@ -334,14 +348,14 @@ tale_slots["weather"] = {weather: {"came": came, "effect": effect} for weather, 
     ("thunder", "thunder rolled", "a fallen oak blocked the way"),
     ("wind", "a sharp wind blew", "dust filled the air"))}
 
-# %% ../nbs/00_tales.ipynb #1e237e57
+# %% ../nbs/00_tales.ipynb #d09f3122
 tale_rules = {
     "tale": ["<opening> <sky> <plot>"],
     "opening": [
-        (3, "Once there was {trait=trait.a} {hero_animal=animal} named {hero=hero}, who lived {home=place.at}."),
-        (3, "In a little house {home=place.at} lived {trait=trait.a} {hero_animal=animal} named {hero=hero}."),
-        (2, "{home=place.At} lived {hero_animal=animal.a} named {hero=hero}, who was very {trait=trait}."),
-        (2, "This is the story of {trait=trait.a} {hero_animal=animal} named {hero=hero}, who lived {home=place.at}.")],
+        (3, "Once there was {trait=trait.a} {beast=beast} named {hero=hero}, who lived {home=home.at}."),
+        (3, "In a little house {home=home.at} lived {trait=trait.a} {beast=beast} named {hero=hero}."),
+        (2, "{home=home.At} lived {beast=beast.a} named {hero=hero}, who was very {trait=trait}."),
+        (2, "This is the story of {trait=trait.a} {beast=beast} named {hero=hero}, who lived {home=home.at}.")],
     "sky": [
         (3, "One {day=day} {time=time}, {weather=weather.came}."),
         (2, "It was {day=day} {time=time}, and {weather=weather.came}."),
@@ -353,13 +367,14 @@ tale_rules = {
         (2, "<dare> <effect> <stumble>"),
         (2, "<discovery> <meet> <advice> <journey> <verdict>"),
         (2, "<wish> <secret> <tease> <unveil>")],
+    "new_friend": ["{friend=friend}, {bird=bird.a}"],
     "effect": [
         (2, "By then {weather.effect}."),
         (1, "{weather.Effect}, because of the {weather}."),
         (1, "It was slow going, for {weather.effect}.")],
     "after": [
         (2, "From that {day} on, everyone called {hero.them} {hero} the {trait}."),
-        (2, "The {hero_animal} and the {friend_animal} have been friends ever since."),
+        (2, "The {beast} and the {bird} have been friends ever since."),
         (1, "{hero} and {friend} still talk about that {time}."),
         (1, "That {time} there was laughter {home.at}.")],
 }
@@ -370,26 +385,26 @@ tale_rules |= {f"{who}_has_it": [
     (1, f"<after> If you ever need to {{thing.use}}, ask {{{who}}}."),
     (1, f"<after> Today the {{thing}} belongs to {{{who}}}.")] for who in ("hero", "friend", "elder")}
 
-# %% ../nbs/00_tales.ipynb #8921e73b
+# %% ../nbs/00_tales.ipynb #775233d1
 tale_rules |= {
     "losing": [
-        "{hero} lost {thing=thing.a} {spot=place.at-home}.",
-        "{hero} took {thing=thing.a} to the {spot=place-home} and came back without it.",
-        "{hero} had {thing=thing.a}, but {hero.they} dropped it {spot=place.at-home}."],
+        "{hero} lost {thing=thing.a} {spot=place.at}.",
+        "{hero} took {thing=thing.a} to the {spot=place} and came back without it.",
+        "{hero} had {thing=thing.a}, but {hero.they} dropped it {spot=place.at}."],
     "grief": [
         '"How shall I {thing.use} now?" {hero.they} said.',
         "Without it {hero.they} could not {thing.use}.",
         '"My {thing}!" cried {hero}. "I need it to {thing.use}."'],
     "meet": [
-        (2, "{hero.They} met {hero.their} friend {friend=friend}, {friend_animal=animal.a-hero_animal}."),
-        (2, "Just then {hero.their} friend {friend=friend}, {friend_animal=animal.a-hero_animal}, came along."),
-        (1, "{hero.Their} friend {friend=friend}, {friend_animal=animal.a-hero_animal}, was passing by.")],
+        (2, "{hero.They} met {hero.their} friend <new_friend>."),
+        (2, "Just then {hero.their} friend <new_friend>, came along."),
+        (1, "{hero.Their} friend <new_friend>, was passing by.")],
     "bargain": [
         '"Help me look, and I will give you {gift=gift}," said {hero}.',
         '"If we find it, you shall have {gift=gift}," {hero} promised.',
         "{hero} promised {friend.them} {gift=gift} for {friend.their} help."],
     "search": [
-        "They looked {wrong=place.at-home-spot}, but found only {junk=junk}.",
+        "They looked {wrong=place.at-spot}, but found only {junk=junk}.",
         "They found {junk=junk} and {junk2=junk-junk}, but no {thing}.",
         "They searched for {hours=number} hours and found nothing but {junk=junk}."],
     "finding": [
@@ -400,19 +415,19 @@ tale_rules |= {
         (1, '"Keep it," said {hero}, "and here is {gift}, as I promised." <friend_has_it>')],
 }
 
-# %% ../nbs/00_tales.ipynb #22cb5ba5
+# %% ../nbs/00_tales.ipynb #3ea44e90
 tale_rules |= {
     "asking": [
         "{hero} wanted to {thing=thing.use}, but {hero.they} had no {thing}. "
-        "{hero.Their} friend {friend=friend}, {friend_animal=animal.a-hero_animal}, had one.",
-        "{hero.Their} friend {friend=friend}, {friend_animal=animal.a-hero_animal}, had {thing=thing.a}, and {hero} asked to borrow it."],
+        "{hero.Their} friend <new_friend>, had one.",
+        "{hero.Their} friend <new_friend>, had {thing=thing.a}, and {hero} asked to borrow it."],
     "deadline": [
         '"Bring it back before {time.next}," said {friend}, and {hero} promised.',
         '"You may have it until {time.next}," said {friend}. "I promise," said {hero}.'],
     "errand": [
-        "{hero.They} carried it to the {spot=place-home} and stayed for {hours=number} hours.",
-        "{hero.They} carried it to the {spot=place-home}, and there {hero.they} found {junk=junk}.",
-        "There was nobody {spot=place.at-home}, and {hero.they} could {thing.use} for {hours=number} hours."],
+        "{hero.They} carried it to the {spot=place} and stayed for {hours=number} hours.",
+        "{hero.They} carried it to the {spot=place}, and there {hero.they} found {junk=junk}.",
+        "There was nobody {spot=place.at}, and {hero.they} could {thing.use} for {hours=number} hours."],
     "return": [
         (2, "But a promise is a promise, and before {time.next} {friend} had the {thing} again. <friend_has_it>"),
         (2, 'It was long past {time.next} when {hero} came back. "I am sorry," {hero.they} said, '
@@ -421,12 +436,12 @@ tale_rules |= {
             "said {friend}. <hero_has_it>")],
 }
 
-# %% ../nbs/00_tales.ipynb #925a72ea
+# %% ../nbs/00_tales.ipynb #1dda6873
 tale_rules |= {
     "trouble": [
-        "{hero.Their} friend {friend=friend}, {friend_animal=animal.a-hero_animal}, was stuck {spot=place.at-home}, for {weather.effect}.",
-        "A cry came from the {spot=place-home}. It was {hero.their} friend {friend=friend}, "
-        "{friend_animal=animal.a-hero_animal}, who was stuck there, for {weather.effect}."],
+        "{hero.Their} friend <new_friend>, was stuck {spot=place.at}, for {weather.effect}.",
+        "A cry came from the {spot=place}. It was {hero.their} friend <new_friend>, "
+        "who was stuck there, for {weather.effect}."],
     "hurry": [
         "{hero} took {thing=thing.a} and ran.",
         "{hero} had only {thing=thing.a}, but {hero.they} ran to help {friend.them}."],
@@ -441,30 +456,32 @@ tale_rules |= {
         (1, "{friend} was still shaking, so {hero} gave {friend.them} {gift=gift} and the {thing}. <friend_has_it>")],
 }
 
-# %% ../nbs/00_tales.ipynb #45fa7f76
+# %% ../nbs/00_tales.ipynb #fe419cf1
 tale_rules |= {
     "dare": [
-        '"I am faster than you," said {hero.their} friend {friend=friend}, {friend_animal=animal.a-hero_animal}. <course>',
-        "{hero.Their} friend {friend=friend}, {friend_animal=animal.a-hero_animal}, wanted to race. <course>"],
+        '"I am faster than you," said {hero.their} friend <new_friend>. <course>',
+        "{hero.Their} friend <new_friend>, wanted to race. <course>"],
     "course": [
-        "They ran from the {home} to the {spot=place-home}, and the prize was {thing=thing.a}.",
-        "Whoever came first to the {spot=place-home} would win {thing=thing.a}."],
+        "They ran to the {spot=place}, and the prize was {thing=thing.a}.",
+        "Whoever came first to the {spot=place} would win {thing=thing.a}."],
     "stumble": [
         "{hero} tripped over {junk=junk}, and {friend} won. <friend_won>",
         "{friend} tripped over {junk=junk}, and {hero} won. <hero_won>"],
     "friend_won": [
         '"Now I can {thing.use}!" cried {friend}. {hero} got {gift=gift}. <friend_has_it>',
-        '{hero} was sad, so {friend} gave {hero.them} {gift=gift}. "And we can both {thing.use}," {friend.they} said. <friend_has_it>'],
+        '{hero} was sad, so {friend} gave {hero.them} {gift=gift}. '
+        '"And we can both {thing.use}," {friend.they} said. <friend_has_it>'],
     "hero_won": [
         '"Now I can {thing.use}!" cried {hero}. {friend} got {gift=gift}. <hero_has_it>',
-        '{friend} was sad, so {hero} gave {friend.them} {gift=gift}. "And we can both {thing.use}," {hero.they} said. <hero_has_it>'],
+        '{friend} was sad, so {hero} gave {friend.them} {gift=gift}. '
+        '"And we can both {thing.use}," {hero.they} said. <hero_has_it>'],
 }
 
-# %% ../nbs/00_tales.ipynb #5bfbc3d2
+# %% ../nbs/00_tales.ipynb #ea945418
 tale_rules |= {
     "discovery": [
-        '{hero} found {thing=thing.a} {spot=place.at-home}. "Whose is it?" {hero.they} said.',
-        '{spot=place.At-home} lay {thing=thing.a}. "Who has lost {thing.a}?" asked {hero}.'],
+        '{hero} found {thing=thing.a} {spot=place.at}. "Whose is it?" {hero.they} said.',
+        '{spot=place.At} lay {thing=thing.a}. "Who has lost {thing.a}?" asked {hero}.'],
     "advice": [
         '"Ask old {elder=elder}," said {friend}.',
         '"Not mine," said {friend}. "Try old {elder=elder}."'],
@@ -476,22 +493,25 @@ tale_rules |= {
         (1, '"I have another one to {thing.use}," said {elder}. "Keep it!" <hero_has_it>')],
 }
 
-# %% ../nbs/00_tales.ipynb #d8b53ef7
+# %% ../nbs/00_tales.ipynb #8d81d573
 tale_rules |= {
     "wish": [
-        '"I wish I could {thing=thing.use}," said {hero.their} friend {friend=friend}, {friend_animal=animal.a-hero_animal}. '
-        "{friend.Their} birthday was on {feast=day-day}.",
-        "{hero.Their} friend {friend=friend}, {friend_animal=animal.a-hero_animal}, would have a birthday on {feast=day-day}, "
+        '"I wish I could {thing=thing.use}," said {hero.their} friend <new_friend>. '
+        "{friend.Their} birthday was {days=number} days away.",
+        "{hero.Their} friend <new_friend>, would have a birthday in {days=number} days, "
         "and wished to {thing=thing.use}."],
     "secret": [
-        "So {hero} hid {thing.a} {spot=place.at-home} and told only old {elder=elder}.",
-        'So {hero} hid {thing.a} {spot=place.at-home}. "Do not tell {friend.them}," {hero.they} said to old {elder=elder}.'],
+        "So {hero} hid {thing.a} {spot=place.at} and told only old {elder=elder}.",
+        'So {hero} hid {thing.a} {spot=place.at}. '
+        '"Do not tell {friend.them}," {hero.they} said to old {elder=elder}.'],
     "tease": [
         '"Is there {gift=gift} for me?" asked {friend}. "Only {junk=junk}," said {hero}.',
         '"What is the secret?" asked {friend}. {elder} looked at {junk=junk} and kept {elder.their} word.'],
     "unveil": [
-        "On {feast} they went to the {spot}. <effect> But there was the {thing}, and {friend} danced with joy. <friend_has_it>",
-        '<effect> But on {feast} {elder} led {friend.them} to the {spot}. "Now I can {thing.use}!" cried {friend}. <friend_has_it>'],
+        "After {days} days they went to the {spot}. <effect> "
+        "But there was the {thing}, and {friend} danced with joy. <friend_has_it>",
+        "<effect> But after {days} days {elder} led {friend.them} to the {spot}. "
+        '"Now I can {thing.use}!" cried {friend}. <friend_has_it>'],
 }
 
 # %% ../nbs/00_tales.ipynb #c920f939

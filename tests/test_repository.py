@@ -90,7 +90,11 @@ def imported_modules(path):
 
 
 def test_a_chapter_imports_only_from_chapters_before_it():
-    number = {p.stem: re.search(r"File to edit: \.\./nbs/(\d+)_", p.read_text(encoding="utf-8"))[1] for p in MODULES}
+    number = {}
+    for path in MODULES:
+        chapter = re.search(r"File to edit: \.\./nbs/(\d+)_", path.read_text(encoding="utf-8"))
+        assert chapter, f"no chapter exports {path.name}"
+        number[path.stem] = chapter[1]
     for path in MODULES:
         for other in imported_modules(path):
             assert other in number, f"{path.name} imports {other}, which no chapter exports"

@@ -60,5 +60,5 @@ def test_imports_from_an_empty_folder(venv, tmp_path):
 def test_the_command_line(venv, tmp_path):
     if not (ROOT / "nbs" / "19_cli.ipynb").exists(): pytest.skip("nbs/19_cli.ipynb is not written yet")
     text = run(venv / "bin" / "gptlearn", "--help", cwd=tmp_path)
-    for command in ("demo", "prepare", "train", "generate", "evaluate"): assert command in text
+    for command in ("demo", "train", "generate", "evaluate"): assert command in text
     assert not list(tmp_path.iterdir()), "--help left files behind"
