@@ -485,26 +485,40 @@ def get_batch(
         return x.pin_memory().to(device, non_blocking=True), y.pin_memory().to(device, non_blocking=True)
     return x.to(device), y.to(device)
 
-# %% ../nbs/02_data.ipynb #ee10337a
+# %% ../nbs/02_data.ipynb #819d46b0
+def _fitting_marks(tokens, eot, context_length):
+    "Where the marks stand that have a whole row after them."
+    marks = np.flatnonzero(np.asarray(tokens[:len(tokens) - context_length]) == eot)
+    if not len(marks):
+        raise ValueError(f"no document begins {context_length} tokens or more before the end of the {len(tokens):,} tokens: "
+                         "shorten the context, add documents, or do not ask for rows that begin at documents")
+    return marks
+
+# %% ../nbs/02_data.ipynb #54b6d1a7
 class TokenBatches:
     """An endless iterator of batches (x, y) in shuffled epochs, which can be stopped and continued exactly.
 
-    In each epoch a new random offset cuts the tokens into chunks, and each chunk comes once, in random order. A batch
-    that the end of an epoch leaves incomplete is filled up from the next one, so all batches have the same size."""
+    In each epoch a new random offset cuts the tokens into chunks, and each chunk comes once, in random order. With `eot`
+    the rows begin at documents instead, each document once an epoch. A batch that the end of an epoch leaves incomplete
+    is filled up from the next one, so all batches have the same size."""
     def __init__(self,
         tokens: np.ndarray,  # (N,) ids, usually a memory map
         batch_size: int,  # rows, B
         context_length: int,  # tokens a row, T
         seed: int = 0,  # with the epoch's number it decides the order
+        eot: int | None = None,  # begin every row at one of these end-of-text ids; None: anywhere
     ):
         _need(tokens, context_length, batch_size)
         self.tokens, self.batch_size, self.context_length, self.seed = tokens, batch_size, context_length, seed
+        self.marks = None if eot is None else _fitting_marks(tokens, eot, context_length)
         self._begin(epoch=0, position=0)
 
     def _begin(self, epoch, position):
         rng, N, L = np.random.default_rng((self.seed, epoch)), len(self.tokens), self.context_length
-        offset = rng.integers(min(L, N - L))  # at most N - L - 1, so that one chunk always fits
-        self._starts = offset + L * rng.permutation((N - 1 - offset) // L)
+        if self.marks is not None: self._starts = rng.permutation(self.marks)
+        else:
+            offset = rng.integers(min(L, N - L))  # at most N - L - 1, so that one chunk always fits
+            self._starts = offset + L * rng.permutation((N - 1 - offset) // L)
         self.epoch, self.position = epoch, position
 
     def __iter__(self) -> Iterator: return self

@@ -160,7 +160,7 @@ def _room(model, ids, max_new_tokens, stop):
     out[:, :ids.shape[1]] = ids
     return out, stop
 
-# %% ../nbs/07_generate.ipynb #4a2cf727
+# %% ../nbs/07_generate.ipynb #b22c8e10
 def generate(
     model: GPT,                                # its train or eval mode is restored; dropout does not act
     ids: Tensor,                               # (B, T) prompts, T ≥ 1; of a long one the model sees the end
@@ -174,7 +174,9 @@ def generate(
     seed: int | None = None,                   # same seed, same ids; torch's own generators stay untouched
     use_cache: bool = True,                    # False reads the whole window again for each token
 ) -> Tensor:                                   # (B, T + max_new_tokens), prompt included; fewer columns if all rows stopped
-    "Continue `ids` token by token. Past the context the window slides: when full, the model rereads the last half."
+    """Continue `ids` token by token. Past the context the window slides: when full, the model rereads the last half.
+
+    Raises `ValueError` for settings out of range, ids outside the vocabulary, no ids at all, and logits that are nan."""
     _check(temperature, top_k, top_p, min_p, repetition_penalty)
     out, stop = _room(model, ids, max_new_tokens, stop)
     filled = ids.shape[1]
@@ -189,7 +191,7 @@ def _whole_characters(pieces: Iterable[bytes]) -> Iterator[str]:
         if text := decoder.decode(piece): yield text
     if text := decoder.decode(b"", final=True): yield text
 
-# %% ../nbs/07_generate.ipynb #1f420a9b
+# %% ../nbs/07_generate.ipynb #42d9389e
 @delegates(generate, but=["stop"])
 def stream(
     model: GPT,
@@ -198,7 +200,9 @@ def stream(
     max_new_tokens: int = 200,
     **kwargs,                    # temperature, top_k, … as in `generate`
 ) -> Iterator[str]:              # pieces of text, whole characters only
-    "Yields text as it is written; ids that the tokenizer does not know are never drawn, special tokens are not shown."
+    """Yields text as it is written; ids that the tokenizer does not know are never drawn, special tokens are not shown.
+
+    Raises `ValueError` as `generate` does, before the first piece where it can."""
     ids = torch.tensor([[tokenizer.eot, *tokenizer.encode(prompt)]], device=next(model.parameters()).device)
     out, stop = _room(model, ids, max_new_tokens, tokenizer.eot)
     _check(**{name: x for name, x in kwargs.items() if name not in ("seed", "use_cache")})

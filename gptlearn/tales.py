@@ -348,13 +348,13 @@ tale_slots["weather"] = {weather: {"came": came, "effect": effect} for weather, 
     ("thunder", "thunder rolled", "a fallen oak blocked the way"),
     ("wind", "a sharp wind blew", "dust filled the air"))}
 
-# %% ../nbs/00_tales.ipynb #d09f3122
+# %% ../nbs/00_tales.ipynb #daedf087
 tale_rules = {
     "tale": ["<opening> <sky> <plot>"],
     "opening": [
         (3, "Once there was {trait=trait.a} {beast=beast} named {hero=hero}, who lived {home=home.at}."),
         (3, "In a little house {home=home.at} lived {trait=trait.a} {beast=beast} named {hero=hero}."),
-        (2, "{home=home.At} lived {beast=beast.a} named {hero=hero}, who was very {trait=trait}."),
+        (2, "There once lived {home=home.at} {beast=beast.a} named {hero=hero}, who was very {trait=trait}."),
         (2, "This is the story of {trait=trait.a} {beast=beast} named {hero=hero}, who lived {home=home.at}.")],
     "sky": [
         (3, "One {day=day} {time=time}, {weather=weather.came}."),
@@ -477,11 +477,11 @@ tale_rules |= {
         '"And we can both {thing.use}," {hero.they} said. <hero_has_it>'],
 }
 
-# %% ../nbs/00_tales.ipynb #ea945418
+# %% ../nbs/00_tales.ipynb #e0bb9345
 tale_rules |= {
     "discovery": [
         '{hero} found {thing=thing.a} {spot=place.at}. "Whose is it?" {hero.they} said.',
-        '{spot=place.At} lay {thing=thing.a}. "Who has lost {thing.a}?" asked {hero}.'],
+        '{thing=thing.A} lay {spot=place.at}. "Who has lost it?" asked {hero}.'],
     "advice": [
         '"Ask old {elder=elder}," said {friend}.',
         '"Not mine," said {friend}. "Try old {elder=elder}."'],

@@ -376,7 +376,7 @@ def _clock(seconds):
     minutes, seconds = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}" if minutes >= 60 else f"{minutes}:{seconds:02}"
 
-# %% ../nbs/10_trainer.ipynb #b57fd208
+# %% ../nbs/10_trainer.ipynb #05c0971a
 def trainer_state(
     trainer: Trainer,
 ) -> tuple[dict, dict]:  # tensors by name, and what JSON can hold
@@ -386,7 +386,7 @@ def trainer_state(
         for p, state in opt.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{p}.{name}": value.contiguous() for name, value in state.items()}
     return tensors, dict(step=trainer.step, batches=trainer.batches.state_dict(), rng=trainer.rng or rng_state(),
-                         seconds=trainer.seconds, recent=trainer.recent,
+                         seconds=trainer.seconds, recent=list(trainer.recent),
                          score=None if trainer.score is None else asdict(trainer.score))
 
 # %% ../nbs/10_trainer.ipynb #a5a87733
