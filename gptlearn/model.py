@@ -95,7 +95,7 @@ def _block(cfg, rope):
     else: feed_forward = FeedForward(cfg.d_model, cfg.d_ff, cfg.activation, cfg.dropout, cfg.bias)
     return TransformerBlock(attention, feed_forward, _norm(cfg), _norm(cfg))
 
-# %% ../nbs/06_model.ipynb #7fea2d1a
+# %% ../nbs/06_model.ipynb #e8103e7f
 class GPT(nn.Module):
     "A decoder-only transformer (Radford et al., 2019): ids in, a guess at every next id out."
     def __init__(self, cfg: GPTConfig):
@@ -114,8 +114,7 @@ class GPT(nn.Module):
 
     def init_weights(self):
         "Matrices from N(0, init_std); those that write into the residual stream smaller, by 1/sqrt(2·n_layer)."
-        for name, p in self.named_parameters():
-            if p.ndim < 2: continue
+        for name, p in ((n, p) for n, p in self.named_parameters() if p.ndim > 1):
             writes = name.endswith(("attention.out.weight", "feed_forward.down.weight"))
             nn.init.normal_(p, std=self.cfg.init_std * ((2 * self.cfg.n_layer) ** -0.5 if writes else 1.0))
 

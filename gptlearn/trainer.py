@@ -136,7 +136,7 @@ def lr_factor(
         return warmup_stable_decay(step, 1.0, cfg.lr_final, warmup, decay, cfg.steps)
     return min(1.0, (step + 1) / warmup)
 
-# %% ../nbs/10_trainer.ipynb #25eedbe8
+# %% ../nbs/10_trainer.ipynb #26c2c48a
 class Trainer:
     "Trains `model` on `data` as `cfg` says; what comes of it goes into the folder `run_dir`."
     def __init__(self,
@@ -164,6 +164,10 @@ class Trainer:
         self.score = None                   # the newest validation `Score`
         self.rng = None                     # random state between two calls of `fit`
         self.stopping = False               # a callback sets it to end the run after this step
+
+    def __repr__(self):
+        scored = "" if self.score is None else f", validation loss {self.score.loss:.4f}"
+        return f"Trainer at step {self.step} of {self.cfg.steps or '?'}{scored}"
 
 # %% ../nbs/10_trainer.ipynb #78ba316f
 def _dtype(trainer):
@@ -323,13 +327,13 @@ def _read_history(run_dir, step):
         except ValueError: break
     return [line for line in history if line["step"] <= step]
 
-# %% ../nbs/10_trainer.ipynb #b07bd183
+# %% ../nbs/10_trainer.ipynb #983fcf06
 class Samples(Callback):
     "Lets the model write, before the first step and after each evaluation: `trainer.sample`, and samples.txt."
     def before_fit(self, trainer):
         if trainer.run_dir:
             path = trainer.run_dir / "samples.txt"
-            parts = re.split(r"^(?=--- step \d+$)", path.read_text(encoding="utf-8"), flags=re.M) if path.exists() else []
+            parts = re.split(r"^(?=--- step \d+$)", path.read_bytes().decode(), flags=re.M) if path.exists() else []
             parts = [p for p in parts if p and int(p.split()[2]) <= trainer.step]       # after a resume, later ones go
             _write_whole(path, "".join(parts).encode())
             if parts: return
@@ -339,8 +343,8 @@ class Samples(Callback):
         if not trainer.cfg.sample_tokens: return
         trainer.sample = write_sample(trainer)
         if trainer.run_dir:
-            with open(trainer.run_dir / "samples.txt", "a", encoding="utf-8") as f:
-                f.write(f"--- step {trainer.step}\n{trainer.sample}\n\n")
+            with open(trainer.run_dir / "samples.txt", "ab") as f:
+                f.write(f"--- step {trainer.step}\n{trainer.sample}\n\n".encode())
 
 # %% ../nbs/10_trainer.ipynb #75c0595f
 def write_sample(trainer: Trainer) -> str:
@@ -463,7 +467,7 @@ def checkpoints(run_dir: str | Path) -> list[Path]:
     "The checkpoint folders of a run, oldest first."
     return sorted(Path(run_dir).glob("checkpoints/step_*"))
 
-# %% ../nbs/10_trainer.ipynb #a61b4fd5
+# %% ../nbs/10_trainer.ipynb #c13f1fb6
 def find_checkpoint(
     run_dir: str | Path,
     checkpoint: str | int = "last",  # "last", "best" (least validation loss), or a step
@@ -474,7 +478,7 @@ def find_checkpoint(
     if checkpoint == "best":
         folders = sorted((f for f in folders if _val_loss(f) is not None), key=_val_loss)
     elif checkpoint != "last":
-        chosen = [f for f in folders if f.name == f"step_{int(checkpoint):08d}"]
+        chosen = [f for f in folders if f.name == f"step_{checkpoint:0>8}"]
         if chosen: return read_checkpoint(chosen[0], model_only)
         steps = ", ".join(str(int(f.name[5:])) for f in folders[::-1]) or "none at all"
         raise ValueError(f"{run_dir} has no checkpoint of step {checkpoint}: there are {steps}")
@@ -488,12 +492,12 @@ def _val_loss(folder):
     try: return json.loads((folder / "state.json").read_text())["val_loss"]
     except (OSError, ValueError): return None
 
-# %% ../nbs/10_trainer.ipynb #2177419f
+# %% ../nbs/10_trainer.ipynb #76c4eb97
 class Checkpoint(Callback):
     "Saves the settings and the tokenizer, then a checkpoint at the start, every `cfg.checkpoint_every` steps and at the end."
     def before_fit(self, trainer):
         if not trainer.run_dir: return
-        trainer.data.tokenizer.save(trainer.run_dir / "tokenizer.json")
+        if not (trainer.run_dir / "config.yaml").exists(): trainer.data.tokenizer.save(trainer.run_dir / "tokenizer.json")
         data = dict(path=str(trainer.data.path), corpus=trainer.data.meta["corpus"],
                     fingerprint=trainer.data.meta["corpus_fingerprint"])
         config = dict(model=asdict(trainer.model.cfg), train=asdict(trainer.cfg), data=data)
