@@ -42,7 +42,7 @@ from .trainer import Callback, TrainConfig, Trainer, load_run, pick_device, resu
 # %% ../nbs/19_cli.ipynb #184b7ed4
 field_comments = cache(docments)  # reading the source takes a while, and it does not change
 
-# %% ../nbs/19_cli.ipynb #796b27af
+# %% ../nbs/19_cli.ipynb #cb2c5058
 def add_fields(
     parser: ArgumentParser,
     cls: type,             # a dataclass with a comment beside each field
@@ -55,7 +55,8 @@ def add_fields(
     options = parser.add_argument_group(f"--{group}.…, the fields of {cls.__name__}")
     for f in fields(cls):
         help = (helps.get(f.name) or comments[f.name] or "").replace("%", "%%")  # argparse reads % as a format
-        options.add_argument(f"--{group}.{f.name}", type=hints[f.name], default=defaults.get(f.name, f.default), help=help)
+        options.add_argument(f"--{group}.{f.name}", type=hints[f.name], default=defaults.get(f.name, f.default),
+                             help=help)
 
 # %% ../nbs/19_cli.ipynb #4e09c339
 recipe = dict(  # what `gptlearn train` does unless it is told otherwise: chapter 11 tells what each choice is worth
@@ -64,18 +65,20 @@ recipe = dict(  # what `gptlearn train` does unless it is told otherwise: chapte
     train=dict(batch_size=16, lr=3e-3, muon_lr=0.02),
 )
 
-# %% ../nbs/19_cli.ipynb #25ac7141
+# %% ../nbs/19_cli.ipynb #b8be5f84
 demo_recipe = dict(  # small enough for 2 cores and 90 seconds
     model=dict(context_length=160, n_layer=3, n_head=4, d_model=64, position="rope", norm="rmsnorm", activation="relu2",
                bias=False, tie_weights=False, qk_norm=True),
-    train=dict(minutes=1.4, batch_size=32, lr=5e-3, muon_lr=0.02, eval_tokens=16384),
+    # rows begin at stories, for half a story cannot be known; high learning rates, for the time is short
+    train=dict(minutes=1.4, batch_size=16, from_start=True, lr=0.02, muon_lr=0.06, lr_final=0.0, warmup=0.03, weight_decay=0.0,
+               eval_tokens=8192),
 )
 
-# %% ../nbs/19_cli.ipynb #66c942e2
+# %% ../nbs/19_cli.ipynb #37991177
 def open_corpus(
     args,  # with `corpus`, `text` and `data_dir`
 ) -> Corpus:
-    "The corpus that --corpus or --text names; raises `ValueError` for both or neither, `FileNotFoundError` for none there."
+    "The corpus that --corpus or --text names; `ValueError` for both or neither, `FileNotFoundError` for none there."
     if args.text and args.corpus: raise ValueError("--text and --corpus exclude each other: give one of them")
     if not (args.text or args.corpus):
         raise ValueError(f"there is no text to read: give --text FILE, or --corpus with one of {', '.join(corpora)}")
@@ -83,7 +86,7 @@ def open_corpus(
         raise FileNotFoundError(f"--text {args.text}: there is no such file or folder, check its name")
     return load_corpus(args.text or args.corpus, data_dir=args.data_dir)
 
-# %% ../nbs/19_cli.ipynb #3757745d
+# %% ../nbs/19_cli.ipynb #4184b751
 def make_tokenizer(
     kind: str,        # "bpe" and "char" learn from the corpus; "byte", "gpt2" or the path of a saved one are opened
     corpus: Corpus,
@@ -96,7 +99,8 @@ def make_tokenizer(
         warnings.simplefilter("ignore")  # said below, in the words of a command line
         tokenizer = BPE.train(corpus.train, vocab_size)
     if tokenizer.vocab_size < vocab_size:
-        print(f"The text has pairs for {len(tokenizer.merges)} merges: the vocabulary has {tokenizer.vocab_size} ids, not {vocab_size}.")
+        print(f"The text has pairs for {len(tokenizer.merges)} merges: "
+              f"the vocabulary has {tokenizer.vocab_size} ids, not {vocab_size}.")
     return tokenizer
 
 # %% ../nbs/19_cli.ipynb #928d6667
@@ -122,22 +126,24 @@ def free_folder(
     while path.exists(): path, n = Path(f"{name}-{n}"), n + 1
     return path
 
-# %% ../nbs/19_cli.ipynb #321ab01f
+# %% ../nbs/19_cli.ipynb #dbb69339
 def run_data(
     section: dict,  # `data` of a run's config.yaml
 ) -> Prepared:
     "The tokens of a run; raises `ValueError` where others have taken their place."
     data = Prepared.load(section["path"])
     if section.get("fingerprint", data.meta["corpus_fingerprint"]) == data.meta["corpus_fingerprint"]: return data
-    raise ValueError(f"the tokens in {data.path} were made anew from another text: give the text that you mean with --text or --corpus")
+    raise ValueError(f"the tokens in {data.path} were made anew from another text: "
+                     f"give the text that you mean with --text or --corpus")
 
-# %% ../nbs/19_cli.ipynb #effc0d65
+# %% ../nbs/19_cli.ipynb #5e76526e
 def open_data(
     args,                 # of the command train
     context_length: int,
 ) -> Prepared:
     "Tokens on disk: made of --text or --corpus, else those in the folder that --data names."
-    if args.data and not (args.text or args.corpus): return run_data(args.data if isinstance(args.data, dict) else {"path": args.data})
+    if args.data and not (args.text or args.corpus):
+        return run_data(args.data if isinstance(args.data, dict) else {"path": args.data})
     corpus = open_corpus(args)
     print(corpus)
     tokenizer = make_tokenizer(args.tokenizer, corpus, args.vocab_size or args.model.vocab_size)
@@ -181,64 +187,70 @@ def own_command() -> str:
     here = os.path.relpath(mine)
     return shlex.quote(str(mine) if here.startswith("..") else here)
 
-# %% ../nbs/19_cli.ipynb #3468e54e
+# %% ../nbs/19_cli.ipynb #bd6a8d68
 def new_trainer(args) -> Trainer:
     "All that the options of `gptlearn train` ask for, checked, with nothing of the run written yet."
-    if args.minutes is not None and args.steps is not None: raise ValueError("--minutes and --steps exclude each other: give one of them")
+    if args.minutes is not None and args.steps is not None:
+        raise ValueError("--minutes and --steps exclude each other: give one of them")
     cfg = vars(args.train).copy()
     if args.minutes is not None: cfg.update(minutes=args.minutes, steps=None)
     if args.steps is not None: cfg.update(steps=args.steps)
     cfg, model_cfg = TrainConfig(**cfg), GPTConfig(**vars(args.model))
     pick_device(cfg.device)
     if args.run and Path(args.run).exists() and (not Path(args.run).is_dir() or any(Path(args.run).iterdir())):
-        raise ValueError(f"{args.run} exists already: choose another --run, or go on with that one by --resume {args.run}")
+        raise ValueError(f"{args.run} exists already: "
+                         f"choose another --run, or go on with that one by --resume {args.run}")
     data = open_data(args, model_cfg.context_length)
     model_cfg.vocab_size = data.tokenizer.vocab_size
     set_seed(cfg.seed)
     return Trainer(GPT(model_cfg), data, cfg, args.run or free_folder(Path("runs") / data.meta["corpus"]))
 
-# %% ../nbs/19_cli.ipynb #501efd3f
+# %% ../nbs/19_cli.ipynb #c5f82839
 def old_trainer(args) -> Trainer:
     "The run that --resume names, where it stopped; --steps makes it longer."
     defaults = build_parser().parse_args(["train"])["train"]
     others = [name for name, value in args.items() if value != defaults[name] and name not in ("resume", "steps")]
-    if others: raise ValueError(f"--resume goes on with what the run began with: leave out --{others[0]}, or begin a new run")
+    if others:
+        raise ValueError(f"--resume goes on with what the run began with: leave out --{others[0]}, or begin a new run")
     check_run(args.resume)
     trainer = resume(args.resume)
     if args.steps is not None: trainer.cfg.steps = args.steps
     if trainer.step >= trainer.cfg.steps:
-        raise ValueError(f"{args.resume} is finished, {trainer.step} of {trainer.cfg.steps} steps are done: to train it longer, "
-                         f"give a greater number with --steps, for example --steps {2 * trainer.step}")
+        raise ValueError(f"{args.resume} is finished, {trainer.step} of {trainer.cfg.steps} steps are done: "
+                         f"to train it longer, give a greater number with --steps, for example --steps {2 * trainer.step}")
     print(f"Going on with {args.resume} after step {trainer.step:,} of {trainer.cfg.steps:,}.")
     return trainer
 
-# %% ../nbs/19_cli.ipynb #ec472fda
+# %% ../nbs/19_cli.ipynb #7572afa2
 def train(args):
     "Train a GPT on a corpus or on your own text, or go on with a run."
     trainer = old_trainer(args) if args.resume else new_trainer(args)
-    data, cfg, val = trainer.data, trainer.cfg, trainer.data.meta["val"]
+    model, data, cfg = trainer.model, trainer.data, trainer.cfg
+    tokenizer, val = data.tokenizer, data.meta["val"]
+    steps = f"{cfg.steps:,} steps" if cfg.steps else f"as many steps as fit into {cfg.minutes:g} minutes"
     print(f"tokens     {len(data.train):,} to train on and {len(data.val):,} held out, in {data.path}\n"
-          f"tokenizer  {data.tokenizer.kind}, {data.tokenizer.vocab_size:,} ids, {val['bytes'] / val['tokens']:.2f} bytes a token\n"
-          f"model      {trainer.model.num_params():,} parameters, {trainer.model.cfg.n_layer} layers, on {trainer.device}\n"
-          f"training   {f'{cfg.steps:,} steps' if cfg.steps else f'as many steps as fit into {cfg.minutes:g} minutes'} of "
-          f"{cfg.batch_size * cfg.grad_accum * trainer.model.cfg.context_length:,} tokens\n"
+          f"tokenizer  {tokenizer.kind}, {tokenizer.vocab_size:,} ids, {val['bytes'] / val['tokens']:.2f} bytes a token\n"
+          f"model      {model.num_params():,} parameters, {model.cfg.n_layer} layers, on {trainer.device}\n"
+          f"training   {steps} of {cfg.batch_size * cfg.grad_accum * model.cfg.context_length:,} tokens\n"
           f"run        {trainer.run_dir}\n")
     fit(trainer)
     print(f"\n{trainer.score}\n\nThe model, its figures and its loss curve, loss_curve.png, are in {trainer.run_dir}.")
     _print_next(trainer.run_dir)
 
 def _print_next(run, prompt="", *more):
-    own, run = own_command(), shlex.quote(str(run))
+    run, prompt = shlex.quote(str(run)), f' --prompt "{prompt}"' if prompt else ""
     print("Try next:")
-    for line in (f"generate --run {run}" + (f' --prompt "{prompt}"' if prompt else ""), f"evaluate --run {run}", *more): print(f"  {own} {line}")
+    for line in (f"generate --run {run}{prompt}", f"evaluate --run {run}", *more): print(f"  {own_command()} {line}")
 
-# %% ../nbs/19_cli.ipynb #d7d93de5
+# %% ../nbs/19_cli.ipynb #5fc038f4
 def check_run(
     path: str | Path,  # what a person says is the folder of a run
 ) -> dict:             # its config.yaml
     "Read the config of a run; raises `ValueError` where `path` is not the folder of one."
     file = Path(path) / "config.yaml"
-    if not file.is_file(): raise ValueError(f"{path} is not the folder of a run, it has no config.yaml: check the path, or train one first")
+    if not file.is_file():
+        raise ValueError(f"{path} is not the folder of a run, it has no config.yaml: "
+                         "check the path, or train one first")
     config = yaml.safe_load(file.read_text(encoding="utf-8"))
     if isinstance(config, dict) and {"model", "train", "data"} <= set(config): return config
     raise ValueError(f"{file} is not what a run writes there, it lacks model, train or data: choose another run")
@@ -249,20 +261,21 @@ def _open_run(args):
     model, tokenizer = load_run(args.run)
     return model.to(device), tokenizer
 
-# %% ../nbs/19_cli.ipynb #8bfe22b8
+# %% ../nbs/19_cli.ipynb #d0aab808
 def check_sampling(
     args,  # of the command generate
 ):
     "Raise `ValueError` for a sampling option that has no meaning."
     for name, low, high in (("temperature", 0, None), ("top_k", 1, None), ("top_p", 0, 1), ("min_p", 0, 1),
-                            ("repetition_penalty", 0, None), ("max_new_tokens", 1, None), ("samples", 1, None), ("seed", 0, None)):
+                            ("repetition_penalty", 0, None), ("max_new_tokens", 1, None), ("samples", 1, None),
+                            ("seed", 0, None)):
         value, above = getattr(args, name), name in ("top_p", "repetition_penalty")
         if value is None: continue
         if not (value > low if above else value >= low) or (high is not None and value > high):
             rule = f"{'above' if above else 'at least'} {low}" + (f" and at most {high}" if high else "")
             raise ValueError(f"--{name} {value:g} has no meaning: give a number {rule}")
 
-# %% ../nbs/19_cli.ipynb #3972e25c
+# %% ../nbs/19_cli.ipynb #15179000
 def generate_text(args):
     "Let the model of a run continue a prompt, or begin a document."
     check_sampling(args)
@@ -271,19 +284,19 @@ def generate_text(args):
     for i in range(args.samples):
         if i: print("-" * 40)
         print(args.prompt, end="", flush=True)
-        for piece in stream(model, tokenizer, args.prompt, args.max_new_tokens, temperature=args.temperature, top_k=args.top_k,
-                            top_p=args.top_p, min_p=args.min_p, repetition_penalty=args.repetition_penalty,
+        for piece in stream(model, tokenizer, args.prompt, args.max_new_tokens, temperature=args.temperature,
+                            top_k=args.top_k, top_p=args.top_p, min_p=args.min_p, repetition_penalty=args.repetition_penalty,
                             seed=None if args.seed is None else args.seed + i):
             print(piece, end="", flush=True)
         print()
 
-# %% ../nbs/19_cli.ipynb #abcf991b
+# %% ../nbs/19_cli.ipynb #be4bf4b9
 def stories(
     model: GPT,
     tokenizer,
     n: int,                     # how many
     seed: int = 0,
-    temperature: float = 1.0,   # 1: as the model believes
+    temperature: float = 0.7,   # 1: as the model believes; below, less of its doubts
     max_new_tokens: int = 300,  # a tale is shorter
 ) -> list[str]:
     "Documents that the model makes up from nothing."
@@ -291,7 +304,7 @@ def stories(
     ids = generate(model, start, max_new_tokens, temperature=temperature, stop=tokenizer.eot, seed=seed)
     return [tokenizer.decode([i for i in row if i != tokenizer.eot]) for row in ids.tolist()]
 
-# %% ../nbs/19_cli.ipynb #06bef640
+# %% ../nbs/19_cli.ipynb #ba2d1537
 def evaluate_run(args):
     "Score the model of a run on what it held out, or on another corpus or text."
     if args.stories < 0: raise ValueError(f"--stories {args.stories} has no meaning: give 0 or more")
@@ -304,7 +317,7 @@ def evaluate_run(args):
     print(f"{name}: {what}\n{evaluate(model, tokenizer, data)}")
     if name == "tales" and args.stories:
         share = grammar_share(stories(model, tokenizer, args.stories))
-        print(f"{share:.0%} of {args.stories} generated stories lie inside the grammar")
+        print(f"{share:.0%} of {args.stories} generated stories lie inside the grammar (temperature 0.7)")
 
 # %% ../nbs/19_cli.ipynb #1c908f09
 def prepare_tokens(args):
@@ -320,20 +333,23 @@ def in_tokens(tokenizer, text: str) -> str:
     "The text with a bar between its tokens."
     return "|".join(tokenizer.decode([i]) for i in tokenizer.encode(text, allowed_special="none"))
 
-# %% ../nbs/19_cli.ipynb #32d34c08
+# %% ../nbs/19_cli.ipynb #0f6cb30f
 def train_tokenizer(args):
     "Learn a vocabulary from a text and save it as one readable file."
     if Path(args.out).exists(): raise ValueError(f"{args.out} exists already: choose another --out")
-    if args.tokenizer not in ("bpe", "char"): raise ValueError(f"--tokenizer {args.tokenizer} cannot be trained: choose bpe or char")
+    if args.tokenizer not in ("bpe", "char"):
+        raise ValueError(f"--tokenizer {args.tokenizer} cannot be trained: choose bpe or char")
     corpus = open_corpus(args)
     print(corpus)
     tokenizer = make_tokenizer(args.tokenizer, corpus, args.vocab_size)
     text = corpus.val[0][:2000]
     n, n_bytes = len(tokenizer.encode(text)), len(text.encode())
     tokenizer.save(args.out)
-    print(f"{tokenizer.vocab_size:,} ids in {args.out}; {n_bytes / n:.2f} bytes a token on text that it has not seen, such as\n"
+    print(f"{tokenizer.vocab_size:,} ids in {args.out}; {n_bytes / n:.2f} bytes a token on text that it "
+          f"has not seen, such as\n"
           f"  {in_tokens(tokenizer, ' '.join(text.split())[:90])}")
-    print(f"Try next:\n  {own_command()} train {'--text' if args.text else '--corpus'} {shlex.quote(args.text or args.corpus)} "
+    option, name = ("--text", args.text) if args.text else ("--corpus", args.corpus)
+    print(f"Try next:\n  {own_command()} train {option} {shlex.quote(name)} "
           f"--tokenizer {shlex.quote(args.out)}")
 
 # %% ../nbs/19_cli.ipynb #60b5c569
@@ -352,18 +368,19 @@ def stage(
     seconds[title] = time.perf_counter() - start
     print(f"({seconds[title]:.1f} s)")
 
-# %% ../nbs/19_cli.ipynb #da5f21c4
+# %% ../nbs/19_cli.ipynb #ff9659f1
 def starter_text(
     path: str | Path = "my.txt",  # left alone where it exists
 ) -> bool:                        # whether it was written
     "A text to start with, the Python reference of chapter 02, unless `path` exists."
     corpus, path = load_corpus("pydocs"), Path(path)
     try:
-        with open(path, "x", encoding="utf-8") as f: f.write("\n\n".join([*corpus.train, *corpus.val]))  # x: only a new file
+        with open(path, "x", encoding="utf-8") as f:  # x: only a new file
+            f.write("\n\n".join([*corpus.train, *corpus.val]))
     except FileExistsError: return False
     return True
 
-# %% ../nbs/19_cli.ipynb #c43c2b07
+# %% ../nbs/19_cli.ipynb #780ca89a
 def demo(args) -> dict:  # title → seconds of each stage
     "From nothing to a GPT that tells stories, in a few minutes, with no download."
     cfg = TrainConfig(**demo_recipe["train"] | dict(minutes=args.minutes, seed=args.seed))
@@ -372,71 +389,85 @@ def demo(args) -> dict:  # title → seconds of each stage
     corpus, data = _demo_data(args, seconds)
     set_seed(args.seed)
     model = GPT(GPTConfig(**demo_recipe["model"] | dict(vocab_size=data.tokenizer.vocab_size)))
-    with stage(seconds, "A GPT learns", f"A fresh GPT with {model.num_params():,} parameters guesses the next token, over and over, and is "
-               f"corrected each time. It has never seen a word, so at first it only babbles:"):
+    with stage(seconds, "A GPT learns",
+               f"A fresh GPT with {model.num_params():,} parameters guesses the next token, over and over, and is corrected "
+               "each time. It has never seen a word, so at first it only babbles:"):
         trainer = Trainer(model, data, cfg, run)
-        print(textwrap.indent(textwrap.fill(stories(model, data.tokenizer, 1, args.seed, max_new_tokens=40)[0], 96), "    "))
+        _quote(stories(model, data.tokenizer, 1, args.seed, max_new_tokens=40)[0])
         fit(trainer)
         print(f"The model, its checkpoints and its figures are in {run}; look at {run / 'loss_curve.png'}.")
-    with stage(seconds, "How good is it?", "Bits per byte on tales that it has not seen, beside the floor, which no model can go below; and "
-               "whether the stories that it makes up are ones that the grammar could have told."):
+    with stage(seconds, "How good is it?",
+               "Bits per byte on tales that it has not seen, beside the floor, which no model can go below; and whether the "
+               "stories that it makes up are ones that the grammar could have told."):
         score, told = trainer.score, stories(model, data.tokenizer, 50, args.seed)
-        print(f"{score.bits_per_byte:.4f} bits per byte; the floor is {score.floor:.4f}; the model is {score.ratio - 1:.1%} above it.\n"
-              f"{grammar_share(told):.0%} of {len(told)} stories lie inside the grammar, to the last character.")
+        print(f"{score.bits_per_byte:.4f} bits per byte; the floor is {score.floor:.4f}; "
+              f"the model is {score.ratio - 1:.1%} above it.\n"
+              f"{grammar_share(told):.0%} of {len(told)} stories, told at temperature 0.7, lie inside the grammar, to the last character.")
     with stage(seconds, "A story", "Nobody has written this one; the model makes it up token by token:"):
-        story = stories(model, data.tokenizer, 1, args.seed + 1, temperature=0.8)[0]
-        print(textwrap.indent(textwrap.fill(story, 96), "    "))
+        _quote(stories(model, data.tokenizer, 1, args.seed + 1, temperature=0.7)[0])
     _demo_end(run, seconds)
     return seconds
 
-# %% ../nbs/19_cli.ipynb #8bf9c62c
+def _quote(text): print(textwrap.indent(textwrap.fill(text, 96), "    "))
+
+# %% ../nbs/19_cli.ipynb #68de245f
 def _demo_data(args, seconds: dict) -> tuple[Corpus, Prepared]:
     "The first three stages: tales, a tokenizer, tokens on disk."
-    with stage(seconds, "A world small enough to know", f"A grammar makes up {args.n_docs:,} little tales. It chooses with known "
-               "probabilities, so we know how well the best possible model could predict them. One of them:"):
-        corpus = load_corpus("tales", n_docs=args.n_docs, seed=args.seed, n_val=min(1000, 50 + args.n_docs // 10))
-        print(textwrap.indent(textwrap.fill(corpus.train[0], 96), "    "))
-    with stage(seconds, "Text becomes tokens", "A model reads numbers. Byte-pair encoding joins what often stands together, until "
-               f"{args.vocab_size:,} pieces are known; a bar marks where one ends:"):
+    with stage(seconds, "A world small enough to know",
+               f"A grammar makes up {args.n_docs:,} little tales. It chooses with known probabilities, "
+               "so we know how well the best possible model could predict them. One of them:"):
+        corpus = load_corpus("tales", n_docs=args.n_docs, seed=args.seed,
+                             n_val=min(1000, 50 + args.n_docs // 10))
+        _quote(corpus.train[0])
+    with stage(seconds, "Text becomes tokens",
+               f"A model reads numbers. Byte-pair encoding joins what often stands together, "
+               f"until {args.vocab_size:,} pieces are known; a bar marks where one ends:"):
         tokenizer = make_tokenizer("bpe", Corpus("some tales", corpus.train[:5000], []), args.vocab_size)
         print(f"    {in_tokens(tokenizer, corpus.train[0][:90])}")
-    with stage(seconds, "Tokens go to disk", "Every tale as numbers, one file to learn from and one, held out, to be examined on."):
+    with stage(seconds, "Tokens go to disk",
+               "Every tale as numbers, one file to learn from and one, held out, to be examined on."):
         earlier = set(Path(args.data_dir).glob("processed/*"))
         data = prepare(corpus, tokenizer, args.data_dir)
         print(f"{len(data.train):,} tokens in {data.path / 'train.bin'}, {len(data.val):,} in {data.path / 'val.bin'}"
               + (", left there by an earlier demo." if data.path in earlier else "."))
     return corpus, data
 
-# %% ../nbs/19_cli.ipynb #5299bebc
+# %% ../nbs/19_cli.ipynb #c84643cb
 def _demo_end(run: Path, seconds: dict):
     "What to do next."
     total = sum(seconds.values())
-    print(f"\nAll in {total // 60:.0f} min {total % 60:.0f} s: " + ", ".join(f"{title} {s:.0f} s" for title, s in seconds.items()) + ".")
-    if starter_text("my.txt"): print("my.txt is a text to start with, the Python reference: replace it by one of your own.")
+    parts = ", ".join(f"{title} {s:.0f} s" for title, s in seconds.items())
+    print(f"\nAll in {total // 60:.0f} min {total % 60:.0f} s: {parts}.")
+    if starter_text("my.txt"):
+        print("my.txt is a text to start with, the Python reference: replace it by one of your own.")
     _print_next(run, "Once there was a", "train --text my.txt")
 
-# %% ../nbs/19_cli.ipynb #1187e136
-commands = dict(demo=demo, prepare=prepare_tokens, tokenizer=train_tokenizer, train=train, generate=generate_text, evaluate=evaluate_run)
+# %% ../nbs/19_cli.ipynb #e4493acc
+commands = dict(demo=demo, prepare=prepare_tokens, tokenizer=train_tokenizer, train=train,
+                generate=generate_text, evaluate=evaluate_run)
 
-# %% ../nbs/19_cli.ipynb #7becd03c
+# %% ../nbs/19_cli.ipynb #354feda8
 def build_parser() -> ArgumentParser:
     "All commands with their options."
-    top = ArgumentParser(prog="gptlearn", exit_on_error=False, allow_abbrev=False, description="A GPT from scratch, one command for every chapter.")
+    top = ArgumentParser(prog="gptlearn", exit_on_error=False, allow_abbrev=False,
+                         description="A GPT from scratch, one command for every chapter.")
     top.add_argument("--version", action="version", version=f"gptlearn {version('gptlearn')}")
-    subcommands = top.add_subcommands(required=True, dest="command")
-    parsers = {}
+    subcommands, parsers = top.add_subcommands(required=True, dest="command"), {}
     for name, run in commands.items():
         help = run.__doc__.splitlines()[0]
         parsers[name] = ArgumentParser(exit_on_error=False, allow_abbrev=False, description=help)
-        if name == "train": parsers[name].add_argument("--config", action=ActionConfigFile, help="YAML file with any of these options, such as a run's config.yaml")
-        for option, (type, default, help) in _options[name].items():
-            parsers[name].add_argument(f"--{option}", type=type, help=help, **(dict(required=True) if default is ... else dict(default=default)))
-        subcommands.add_subcommand(name, parsers[name], help=run.__doc__.splitlines()[0])
-    add_fields(parsers["train"], GPTConfig, "model", recipe["model"], dict(vocab_size="size of a bpe that is trained here; other tokenizers bring their own"))
+        for option, (type, default, text) in _options[name].items():
+            given = dict(required=True) if default is ... else dict(default=default)
+            parsers[name].add_argument(f"--{option}", type=type, help=text, **given)
+        subcommands.add_subcommand(name, parsers[name], help=help)
+    parsers["train"].add_argument("--config", action=ActionConfigFile,
+                                  help="YAML file with any of these options, such as a run's config.yaml")
+    vocab = "size of a bpe that is trained here; other tokenizers bring their own"
+    add_fields(parsers["train"], GPTConfig, "model", recipe["model"], dict(vocab_size=vocab))
     add_fields(parsers["train"], TrainConfig, "train", recipe["train"])
     return top
 
-# %% ../nbs/19_cli.ipynb #4088fe60
+# %% ../nbs/19_cli.ipynb #3ecff2ab
 _text = dict(
     corpus=(str | None, None, f"one of {', '.join(corpora)}"),
     text=(str | None, None, "a text file in UTF-8, or a folder of .txt files"))
@@ -445,42 +476,52 @@ _tokenizer = dict(tokenizer=(str, "bpe", "bpe or char (learnt from the text), by
 _device = dict(device=(str, "auto", "auto, cpu, cuda or mps"))
 _vocab_size = dict(vocab_size=(int, 1024, "size of a bpe that is trained here: 256 bytes, merges, one special token"))
 _options = dict(
-    demo=dict(run=(str, "runs/demo", "folder of the run; where it is taken, runs/demo-2 and so on"),
-              minutes=(float, demo_recipe["train"]["minutes"], "wall-clock to train"), n_docs=(int, 50_000, "tales to learn from"),
-              seed=(int, 0, "of everything random")) | _vocab_size | _data_dir,
-    prepare=_text | _tokenizer | _vocab_size | _data_dir,
-    tokenizer=_text | dict(tokenizer=(str, "bpe", "bpe or char"), out=(str, "tokenizer.json", "the file to write; never one that exists"))
-              | _vocab_size | _data_dir,
-    train=_text | dict(data=(str | dict | None, None, "folder of prepared tokens, where no corpus or text is given (a run's config.yaml names its own)"))
-          | _tokenizer | dict(vocab_size=(int | None, None, "short for --model.vocab_size"))
-          | _data_dir | dict(run=(str | None, None, "folder of the run, a new one (default: runs/ and the name of the text)"),
-                             resume=(str | None, None, "go on with this run; only --steps may change"),
-                             minutes=(float | None, None, "short for --train.minutes"), steps=(int | None, None, "short for --train.steps")),
-    generate=dict(run=(str, ..., "folder of the run"), prompt=(str, "", "what to continue; empty: begin a document"),
-                  max_new_tokens=(int, 200, "length of the continuation, unless the document ends before"),
-                  temperature=(float, 0.8, "0: always the likeliest token; 1: as the model believes"),
-                  top_k=(int | None, None, "draw from the k likeliest tokens only"),
-                  top_p=(float | None, None, "draw from the fewest tokens that together reach this probability"),
-                  min_p=(float | None, None, "draw from tokens at least this share as likely as the likeliest"),
-                  repetition_penalty=(float | None, None, "above 1: tokens that occurred already become less likely"),
-                  seed=(int | None, None, "the same seed writes the same text"), samples=(int, 1, "how many texts")) | _device,
-    evaluate=dict(run=(str, ..., "folder of the run")) | _text | dict(stories=(int, 50, "on tales: so many stories are generated and parsed"))
-             | _data_dir | _device,
+    demo=dict(
+        run=(str, "runs/demo", "folder of the run; where it is taken, runs/demo-2 and so on"),
+        minutes=(float, demo_recipe["train"]["minutes"], "wall-clock to train"),
+        n_docs=(int, 50_000, "tales to learn from"),
+        seed=(int, 0, "of everything random"), vocab_size=(int, 960, "size of the bpe: as many as tales can fill"), **_data_dir),
+    prepare=dict(**_text, **_tokenizer, **_vocab_size, **_data_dir),
+    tokenizer=dict(
+        **_text, tokenizer=(str, "bpe", "bpe or char"), **_vocab_size,
+        out=(str, "tokenizer.json", "the file to write; never one that exists"), **_data_dir),
+    train=dict(
+        **_text, data=(str | dict | None, None, "folder of prepared tokens, used where no corpus or text is given"),
+        **_tokenizer, vocab_size=(int | None, None, "short for --model.vocab_size"), **_data_dir,
+        run=(str | None, None, "folder of the run, a new one (default: runs/ and the name of the text)"),
+        resume=(str | None, None, "go on with this run; only --steps may change"),
+        minutes=(float | None, None, "short for --train.minutes"),
+        steps=(int | None, None, "short for --train.steps")),
+    generate=dict(
+        run=(str, ..., "folder of the run"),
+        prompt=(str, "", "what to continue; empty: begin a document"),
+        max_new_tokens=(int, 200, "length of the continuation, unless the document ends before"),
+        temperature=(float, 0.8, "0: always the likeliest token; 1: as the model believes"),
+        top_k=(int | None, None, "draw from the k likeliest tokens only"),
+        top_p=(float | None, None, "draw from the fewest tokens that together reach this probability"),
+        min_p=(float | None, None, "draw from tokens at least this share as likely as the likeliest"),
+        repetition_penalty=(float | None, None, "above 1: tokens that occurred already become less likely"),
+        seed=(int | None, None, "the same seed writes the same text"),
+        samples=(int, 1, "how many texts"), **_device),
+    evaluate=dict(
+        run=(str, ..., "folder of the run"), **_text,
+        stories=(int, 50, "on tales: so many stories are generated and parsed"), **_data_dir, **_device),
 )
 
-# %% ../nbs/19_cli.ipynb #51fff55e
+# %% ../nbs/19_cli.ipynb #bd5cf419
 def one_sentence(
     error: Exception,
     argv: list = (),  # the words that led to it
 ) -> str:
     "What went wrong, in one line for the person who typed the command."
-    if isinstance(error, OSError) and error.strerror: return f"{error.filename or 'a file'}: {error.strerror[0].lower()}{error.strerror[1:]}"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'a file'}: {error.strerror[0].lower()}{error.strerror[1:]}"
     text = " ".join(str(error).split()) or type(error).__name__
     if not isinstance(error, ArgumentError): return text
-    if found := re.search(r"unrecognized arguments: (\S+)|does not accept (?:nested key|option) '(\S+?)'|[Kk]ey [\"']?([\w.]+)[\"']? is not expected", text):
-        return _unknown(next(filter(None, found.groups())), argv)
-    if found := re.match(r"Parser key \"([\w.]+)\": (?:File does not exist|Unable to access file|Path does not exist): (.*)", text):
-        return f"--{found[1]}: there is no file {Path(found[2].split()[0].strip(chr(39))).name!r}, check its name and folder"
+    if found := re.search(r"unrecognized arguments: (\S+)|does not accept (?:nested key|option) '(\S+?)'", text):
+        return _unknown(found[1] or found[2], argv)
+    if found := re.match(r"Parser key \"([\w.]+)\": File does not exist: '(.*)'", text):
+        return f"--{found[1]}: there is no file {Path(found[2]).name!r}, check its name and folder"
     if found := re.match(r"Parser key \"([\w.]+)\":.* [Vv]alue: (.*)", text):
         takes = dict(int="a whole number", float="a number", bool="true or false", str="a text", dict="a mapping")
         kinds = re.findall(r"<class '(\w+)'>", text.split("Given value type")[0])
@@ -489,17 +530,23 @@ def one_sentence(
     if "invalid choice" in text or "but it was not provided" in text:
         wrong = f"there is no command {argv[0]!r}: choose one of" if "invalid" in text else "give a command:"
         return f"{wrong} {', '.join(commands)} ({own_command()} --help tells what each does)"
-    if found := re.search(r"required: (?:\w+\.)?(\w+)|Key \"(?:\w+\.)?(\w+)\" is required", text): return f"--{found[1] or found[2]} is missing: give it a value"
+    if found := re.search(r"required: (?:\w+\.)?(\w+)|Key \"(?:\w+\.)?(\w+)\" is required", text):
+        return f"--{found[1] or found[2]} is missing: give it a value"
     return text
 
 def _unknown(name, argv):
-    command = argv[0] if argv and argv[0] in commands else None
-    if not name.startswith("-") and name in argv: return f"{name!r} stands alone: put the option that it belongs to before it"
-    known = [option for action in build_parser()._subcommands_action._name_parser_map[command]._actions for option in action.option_strings] if command else []
-    near = difflib.get_close_matches("--" + name.lstrip("-").split("=")[0], known, n=1)
-    return f"there is no option --{name.lstrip('-')}" + (f", did you mean {near[0]}?" if near else f": {own_command()} {command or ''} --help lists all".replace("  ", " "))
+    "What to say about an option that does not exist, or a word that belongs to none."
+    command = argv[0] if argv and argv[0] in commands else ""
+    if not name.startswith("-") and name in argv:
+        return f"{name!r} stands alone: put the option that it belongs to before it"
+    name, known = "--" + name.lstrip("-").split("=")[0], [f"--{option}" for option in _options.get(command, ())]
+    if command == "train":
+        known += [f"--model.{f.name}" for f in fields(GPTConfig)] + [f"--train.{f.name}" for f in fields(TrainConfig)]
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"there is no option {name}" + (
+        f", did you mean {near[0]}?" if near else f": {own_command()} {command} --help lists all")
 
-# %% ../nbs/19_cli.ipynb #b14737b0
+# %% ../nbs/19_cli.ipynb #880a233e
 def main(
     argv: list | None = None,  # the words after `gptlearn`; None: those of this process
 ):
@@ -507,7 +554,7 @@ def main(
     argv = sys.argv[1:] if argv is None else list(argv)
     debug = os.environ.get("GPTLEARN_DEBUG")
     for out in (sys.stdout, sys.stderr):
-        if hasattr(out, "reconfigure"): out.reconfigure(errors="replace")  # a terminal without UTF-8 shows a ? and goes on
+        if hasattr(out, "reconfigure"): out.reconfigure(errors="replace")  # a terminal without UTF-8 shows a ?
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: print(f"gptlearn: note: {message}", file=sys.stderr)
         try:

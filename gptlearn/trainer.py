@@ -37,7 +37,7 @@ from .generate import generate
 from .model import GPT, GPTConfig
 from .optim import SGD, AdamW, Muon, clip_grad_norm, param_groups, warmup_cosine, warmup_stable_decay
 
-# %% ../nbs/10_trainer.ipynb #42e8977a
+# %% ../nbs/10_trainer.ipynb #28320289
 @dataclass
 class TrainConfig:
     "How a run goes (what the model is stands in `GPTConfig`); an impossible value raises `ValueError`."
@@ -45,6 +45,7 @@ class TrainConfig:
     minutes: float | None = None         # wall-clock budget, used where `steps` is None; None: 2
     batch_size: int = 32                 # sequences in a forward pass
     grad_accum: int = 1                  # forward and backward passes before each optimizer step
+    from_start: bool = False             # every row begins at a document's start; for documents shorter than a row
     optimizer: str = "muon"              # "muon" (Muon for matrices, AdamW for the rest), "adamw" or "sgd"
     lr: float = 3e-3                     # peak learning rate of AdamW or SGD
     muon_lr: float = 0.02                # peak learning rate of Muon
@@ -136,7 +137,7 @@ def lr_factor(
         return warmup_stable_decay(step, 1.0, cfg.lr_final, warmup, decay, cfg.steps)
     return min(1.0, (step + 1) / warmup)
 
-# %% ../nbs/10_trainer.ipynb #26c2c48a
+# %% ../nbs/10_trainer.ipynb #57e52863
 class Trainer:
     "Trains `model` on `data` as `cfg` says; what comes of it goes into the folder `run_dir`."
     def __init__(self,
@@ -150,7 +151,8 @@ class Trainer:
         if model.cfg.vocab_size < data.tokenizer.vocab_size:
             raise ValueError(f"vocab_size={model.cfg.vocab_size} of the model is below the tokenizer's "
                              f"{data.tokenizer.vocab_size}: build the model with vocab_size={data.tokenizer.vocab_size}")
-        self.batches = TokenBatches(data.train, self.cfg.batch_size, model.cfg.context_length, self.cfg.seed)
+        self.batches = TokenBatches(data.train, self.cfg.batch_size, model.cfg.context_length, self.cfg.seed,
+                                    eot if self.cfg.from_start else None)
         self.prompt = [eot, *data.tokenizer.encode(self.cfg.sample_prompt)]
         self.device = pick_device(self.cfg.device)
         self.model, self.data = model.to(self.device), data
@@ -354,9 +356,10 @@ def write_sample(trainer: Trainer) -> str:
                    temperature=0.8, stop=tokenizer.eot, seed=cfg.seed)
     return tokenizer.decode([i for i in ids[0].tolist() if i != tokenizer.eot])
 
-# %% ../nbs/10_trainer.ipynb #6e295dcb
+# %% ../nbs/10_trainer.ipynb #7ad9d727
 class Progress(Callback):
     "A progress bar on a terminal, and a line at each evaluation."
+    bar = None
     def before_fit(self, trainer):
         self.bar = tqdm(total=trainer.cfg.steps, initial=trainer.step, unit=" steps", leave=False, disable=not sys.stderr.isatty())
         self.seen = len(trainer.history)
@@ -373,7 +376,8 @@ class Progress(Callback):
         tqdm.write(f"step {trainer.step:6,}   validation loss {s.loss:.4f}   bits/byte {s.bits_per_byte:.3f}{floor}"
                    f"   {_clock(trainer.seconds)}", file=sys.stdout)
 
-    def cleanup(self, trainer): self.bar.close()
+    def cleanup(self, trainer):
+        if self.bar: self.bar.close()
 
 # %% ../nbs/10_trainer.ipynb #71a6e1b8
 def _clock(seconds):
