@@ -320,8 +320,9 @@ tale_slots = {
     "place": {at.split()[-1]: {"at": at} for at in (
         "behind the barn", "beside the well", "by the river", "in the cave", "in the forest", "in the meadow",
         "in the orchard", "under the bridge")},
-    "gift": ["a bag of pears", "a bowl of soup", "a cup of cocoa", "a fresh fish", "a jar of jam", "a plum cake",
-             "a pot of honey", "a round cheese"],
+    "gift": {gift: {"a": _a(gift), "the": f"the {gift}"} for gift in (
+        "bag of pears", "bowl of soup", "cup of cocoa", "fresh fish", "jar of jam", "plum cake", "pot of honey",
+        "round cheese")},
     "junk": ["a blue button", "a broken cup", "a flat stone", "a grey feather", "a rusty nail", "a torn letter",
              "a wet leaf", "an old shoe"],
     "number": ["two", "three", "four", "five", "six", "seven"],
@@ -390,19 +391,19 @@ tale_rules |= {
         (2, "Just then {hero.their} friend <new_friend>, came along."),
         (1, "{hero.Their} friend <new_friend>, was passing by.")],
     "bargain": [
-        '"Help me look, and I will give you {gift=gift}," said {hero}.',
-        '"If we find it, you shall have {gift=gift}," {hero} promised.',
-        "{hero} promised {friend.them} {gift=gift} for {friend.their} help."],
+        '"Help me look, and I will give you {gift=gift.a}," said {hero}.',
+        '"If we find it, you shall have {gift=gift.a}," {hero} promised.',
+        "{hero} promised {friend.them} {gift=gift.a} for {friend.their} help."],
     "search": [
         "They looked {wrong=place.at-spot}, but found only {junk=junk}.",
         "They found {junk=junk}, but no {thing}.",
         "They searched for {hours=number} hours and found nothing but {junk=junk}."],
     "finding": [
-        (3, "At last {friend} saw the {thing} {spot.at}. <thanks>"),
-        (2, "At last {hero} saw the {thing} {spot.at}. {friend} got {gift} all the same. <hero_has_it>")],
+        (3, "At last {friend} came back with the {thing}. <thanks>"),
+        (2, "At last {hero} came back with the {thing}. {friend} got {gift.the} all the same. <hero_has_it>")],
     "thanks": [
-        (2, "{hero} kept {hero.their} word and gave {friend.them} {gift}. <hero_has_it>"),
-        (1, '"Keep it," said {hero}, "and here is {gift}, as I promised." <friend_has_it>')],
+        (2, "{hero} kept {hero.their} word and gave {friend.them} {gift.the}. <hero_has_it>"),
+        (1, '"Keep it," said {hero}, "and here is {gift.the}, as I promised." <friend_has_it>')],
 }
 
 # %% ../nbs/00_tales.ipynb #71733e06
@@ -421,7 +422,7 @@ tale_rules |= {
     "return": [
         (2, "But a promise is a promise, and soon {friend} had the {thing} again. <friend_has_it>"),
         (2, 'It was far too late when {hero} came back. "I am sorry," {hero.they} said, '
-            "and gave {friend} the {thing} and {gift=gift}. <friend_has_it>"),
+            "and gave {friend} the {thing} and {gift=gift.a}. <friend_has_it>"),
         (1, '{hero} came back in time. "You kept your word, so keep the {thing} too," '
             "said {friend}. <hero_has_it>")],
 }
@@ -436,14 +437,16 @@ tale_rules |= {
         "{hero} took {thing=thing.a} and ran.",
         "{hero} had only {thing=thing.a}, but {hero.they} ran to help {friend.them}."],
     "help": [
-        '"With this {thing} we can {thing.use}," said {hero}.',
-        '"What good is {thing.a}?" asked {friend}. "Now we can {thing.use}," said {hero}.'],
+        '"With the {thing} we can {thing.use}," said {hero}.',
+        '"What good is the {thing}?" asked {friend}. "Now we can {thing.use}," said {hero}.'],
     "homeward": [
         "They found {junk=junk} on the way, and soon they were safe. <reward>",
         "They passed {junk=junk}, and came home safe. <reward>"],
     "reward": [
-        (2, '"On {visit=day} I will bring you {gift=gift}," said {friend}, and {friend.they} did. <hero_has_it>'),
-        (1, "{friend} was still shaking, so {hero} gave {friend.them} {gift=gift} and the {thing}. <friend_has_it>")],
+        (2, '"On {visit=day} I will bring you {gift=gift.a}," said {friend}, and {friend.they} did. <treat> <hero_has_it>'),
+        (1, "{friend} was still shaking, so {hero} gave {friend.them} {gift=gift.a} and the {thing}. "
+            "<treat> <friend_has_it>")],
+    "treat": ["They shared {gift.the}.", "And {gift.the} was very good."],
 }
 
 # %% ../nbs/00_tales.ipynb #fe419cf1
@@ -458,12 +461,12 @@ tale_rules |= {
         "{hero} tripped over {junk=junk}, and {friend} won. <friend_won>",
         "{friend} tripped over {junk=junk}, and {hero} won. <hero_won>"],
     "friend_won": [
-        '"Now I can {thing.use}!" cried {friend}. {hero} got {gift=gift}. <friend_has_it>',
-        '{hero} was sad, so {friend} gave {hero.them} {gift=gift}. '
+        '"Now I can {thing.use}!" cried {friend}. {hero} got {gift=gift.a}. <treat> <friend_has_it>',
+        '{hero} was sad, so {friend} gave {hero.them} {gift=gift.a}. <treat> '
         '"And we can both {thing.use}," {friend.they} said. <friend_has_it>'],
     "hero_won": [
-        '"Now I can {thing.use}!" cried {hero}. {friend} got {gift=gift}. <hero_has_it>',
-        '{friend} was sad, so {hero} gave {friend.them} {gift=gift}. '
+        '"Now I can {thing.use}!" cried {hero}. {friend} got {gift=gift.a}. <treat> <hero_has_it>',
+        '{friend} was sad, so {hero} gave {friend.them} {gift=gift.a}. <treat> '
         '"And we can both {thing.use}," {hero.they} said. <hero_has_it>'],
 }
 
@@ -477,30 +480,30 @@ tale_rules |= {
         '"Not mine," said {friend}. "Try old {elder=elder}."'],
     "journey": [
         "{hero} walked for {hours=number} hours, and {weather.effect}.",
-        "The way was long, and {weather.effect}, but {hero} found {elder}."],
+        "The way was long, and {weather.effect}, but {hero} found old {elder}."],
     "verdict": [
-        (2, '"I need it to {thing.use}," said {elder}, and gave {hero} {gift=gift}. <elder_has_it>'),
-        (1, '"I have another one to {thing.use}," said {elder}. "Keep it!" <hero_has_it>')],
+        (2, '"I need it to {thing.use}," said old {elder}, and gave {hero} {gift=gift.a}. <elder_has_it>'),
+        (1, '"I have another one to {thing.use}," said old {elder}. "Keep it!" <hero_has_it>')],
 }
 
 # %% ../nbs/00_tales.ipynb #834a3e9b
 tale_rules |= {
     "wish": [
-        '"I wish I could {thing=thing.use}," said {hero.their} friend <new_friend>. '
+        '"I wish I had {thing=thing.a} to {thing.use}," said {hero.their} friend <new_friend>. '
         "{friend.Their} birthday was {days=number} days away.",
         "{hero.Their} friend <new_friend>, would have a birthday in {days=number} days, "
-        "and wished to {thing=thing.use}."],
+        "and wished for {thing=thing.a} to {thing.use}."],
     "secret": [
-        "So {hero} hid {thing.a} {spot=place.at} and told only old {elder=elder}.",
-        'So {hero} hid {thing.a} {spot=place.at}. '
+        "So {hero} found one, hid the {thing} {spot=place.at} and told only old {elder=elder}.",
+        'So {hero} found one and hid the {thing} {spot=place.at}. '
         '"Do not tell {friend.them}," {hero.they} said to old {elder=elder}.'],
     "tease": [
-        '"Is there {gift=gift} for me?" asked {friend}. "Only {junk=junk}," said {hero}.',
-        '"What is the secret?" asked {friend}. {elder} looked at {junk=junk} and kept {elder.their} word.'],
+        '"Is there {gift=gift.a} for me?" asked {friend}. "Only {junk=junk}," said {hero}.',
+        '"What is the secret?" asked {friend}. Old {elder} looked at {junk=junk} and kept {elder.their} word.'],
     "unveil": [
         "At last they went there together. <effect> "
         "But there was the {thing}, and {friend} danced with joy. <friend_has_it>",
-        "<effect> But one day {elder} led {friend.them} there. "
+        "<effect> But one day old {elder} led {friend.them} there. "
         '"Now I can {thing.use}!" cried {friend}. <friend_has_it>'],
 }
 
