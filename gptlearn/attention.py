@@ -16,7 +16,7 @@ from .embeddings import Linear
 # %% ../nbs/04_attention.ipynb #72853aa4
 def softmax(
     x: Tensor,  # scores, any shape
-    dim: int = -1,  # the dimension that shall sum to 1
+    dim: int = -1,  # the dimension along which shares sum to 1
 ) -> Tensor:  # shares of the same shape
     "Turn scores into shares that sum to 1; a row whose scores are all `-inf` gets shares of 0."
     largest = x.detach().amax(dim, keepdim=True)

@@ -35,10 +35,12 @@ class Score:
         return None if self.floor is None else self.bits_per_byte / self.floor
 
     def __str__(self):
-        lines = [f"loss           {self.loss:.4f} nats a token", f"perplexity     {self.perplexity:.2f}",
+        lines = [f"loss           {self.loss:.4f} nats a token",
+                 f"perplexity     {self.perplexity:.2f}",
                  f"bits per byte  {self.bits_per_byte:.4f}"]
         if self.floor is not None:
-            lines.append(f"the floor      {self.floor:.4f} (this model is {100 * (self.ratio - 1):.1f}% above it)")
+            above = round(100 * (self.ratio - 1), 1) + 0.0    # adding 0.0 turns -0.0 into 0.0
+            lines.append(f"the floor      {self.floor:.4f} (this model is {above:.1f}% above it)")
         return "\n".join([*lines, f"over           {self.tokens:,} tokens, {self.bytes:,} bytes"])
 
 # %% ../nbs/08_evaluate.ipynb #59115097
@@ -50,11 +52,12 @@ def document_chunks(
     "The windows in which each token is a target exactly once, every document beginning anew after an `eot`."
     tokens = np.asarray(tokens, dtype=np.int64)
     ends = np.flatnonzero(tokens == eot) + 1
-    if not len(ends) or ends[-1] < len(tokens): ends = np.append(ends, len(tokens))    # the last one may have no end
+    if not len(ends) or ends[-1] < len(tokens): ends = np.append(ends, len(tokens))  # it may have no end
     chunks = []
     for document in np.split(tokens, ends[:-1]):
         document = np.concatenate([[eot], document])
-        chunks += [document[i : i + context_length + 1] for i in range(0, len(document) - 1, context_length)]
+        chunks += [document[i : i + context_length + 1]
+                   for i in range(0, len(document) - 1, context_length)]
     return chunks
 
 # %% ../nbs/08_evaluate.ipynb #85ebe0c8
@@ -73,7 +76,8 @@ def total_loss(
         x = torch.zeros(len(rows), len(rows[-1]) - 1, dtype=torch.long)
         y = torch.full_like(x, -100)
         for row, chunk in enumerate(rows):
-            x[row, : len(chunk) - 1], y[row, : len(chunk) - 1] = torch.from_numpy(chunk[:-1]), torch.from_numpy(chunk[1:])
+            x[row, : len(chunk) - 1] = torch.from_numpy(chunk[:-1])
+            y[row, : len(chunk) - 1] = torch.from_numpy(chunk[1:])
         total += cross_entropy(model(x.to(device))[0], y.to(device), reduction="sum").item()
     model.train(was_training)
     return total

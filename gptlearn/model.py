@@ -64,7 +64,7 @@ class GPTConfig:
     n_head: int = 12                # attention heads; divides d_model
     n_kv_head: int | None = None    # key and value heads (grouped queries); None: n_head
     d_model: int = 768              # C, channels of the residual stream
-    d_ff: int | None = None         # hidden width of the feed-forward; None: 4·d_model, for swiglu 8/3·d_model up to a multiple of 64
+    d_ff: int | None = None         # feed-forward width; None: 4·d_model (swiglu: 8/3·d_model, up to 64s)
     dropout: float = 0.0            # share of activations dropped in training
     position: str = "learned"       # "learned", "sinusoidal" or "rope"
     norm: str = "layernorm"         # "layernorm" or "rmsnorm"

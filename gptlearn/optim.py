@@ -126,26 +126,31 @@ class Muon(_Optimizer):
     """Nesterov momentum, made orthogonal: for the weight matrices inside a network
     ([Jordan et al., 2024](https://kellerjordan.github.io/posts/muon/)).
 
-    A step is scaled by sqrt(max(1, rows / cols)), of a block where there are `blocks`. Raises `ValueError` for a
-    parameter that is not 2-D (biases, norms, embeddings and the head go to `AdamW`), or cannot be cut into its blocks."""
+    A step is scaled by sqrt(max(1, rows / cols)), those of a block where there are `blocks`.
+    Raises `ValueError` for a parameter that is not 2-D (biases, norms, embeddings and the head
+    go to `AdamW`), or that cannot be cut into its blocks."""
     def __init__(self,
         params: Iterable,           # 2-D parameters, or param groups of them
         lr: float = 0.02,           # learning rate: the size of a step's singular values
         momentum: float = 0.95,     # memory of the average gradient, in [0, 1)
         weight_decay: float = 0.0,  # every step shrinks the weights by the factor 1 - lr * weight_decay
         steps: int = 5,             # rounds of `newton_schulz`
-        blocks: int = 1,            # each parameter is so many matrices of equal height, one above the other
+        blocks: int = 1,            # how many matrices, of equal height, are piled up in each parameter
     ):
-        super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay, steps=steps, blocks=blocks))
+        super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay,
+                                      steps=steps, blocks=blocks))
 
     def add_param_group(self, group):
         super().add_param_group(group)
+        wrong, blocks = None, self.param_groups[-1]["blocks"]
         for p in self.param_groups[-1]["params"]:
-            blocks, wrong = self.param_groups[-1]["blocks"], None
-            if p.ndim != 2: wrong = f"Muon takes matrices, and a parameter has shape {tuple(p.shape)}: give it to AdamW"
+            if p.ndim != 2:
+                wrong = f"Muon takes matrices, and a parameter has shape {tuple(p.shape)}: give it to AdamW"
             elif blocks < 1 or p.size(0) % blocks:
                 wrong = f"a parameter of {p.size(0)} rows cannot be cut into blocks={blocks}: choose a divisor"
-            if wrong: self.param_groups.pop(); raise ValueError(wrong)
+        if wrong:
+            self.param_groups.pop()  # as if it had never been added
+            raise ValueError(wrong)
 
     def update(self, params, grads, states, group):
         for p, state in zip(params, states):
@@ -154,11 +159,9 @@ class Muon(_Optimizer):
         torch._foreach_lerp_(average, grads, 1 - group["momentum"])
         ahead = torch._foreach_lerp(grads, average, group["momentum"])
         torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
-        n = group["blocks"]
-        parts = [part for a in ahead for part in a.chunk(n)]
-        directions = _orthogonal(parts, group["steps"])
-        torch._foreach_mul_(directions, [max(1, part.size(0) / part.size(1))**0.5 for part in parts])
-        if n > 1: directions = [torch.cat(directions[i:i + n]) for i in range(0, len(parts), n)]
+        params, ahead = ([part for x in xs for part in x.chunk(group["blocks"])] for xs in (params, ahead))  # views
+        directions = _orthogonal(ahead, group["steps"])
+        torch._foreach_mul_(directions, [max(1, p.size(0) / p.size(1))**0.5 for p in params])
         torch._foreach_add_(params, directions, alpha=-group["lr"])
 
 # %% ../nbs/09_optim.ipynb #30fb24c5
