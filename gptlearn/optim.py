@@ -126,7 +126,7 @@ class Muon(_Optimizer):
     """Nesterov momentum, made orthogonal: for the weight matrices inside a network
     ([Jordan et al., 2024](https://kellerjordan.github.io/posts/muon/)).
 
-    A step is scaled by sqrt(max(1, rows / cols)), those of a block where there are `blocks`.
+    A step is scaled by sqrt(max(1, rows / cols)), of a block where there are `blocks`.
     Raises `ValueError` for a parameter that is not 2-D (biases, norms, embeddings and the head
     go to `AdamW`), or that cannot be cut into its blocks."""
     def __init__(self,
@@ -142,15 +142,15 @@ class Muon(_Optimizer):
 
     def add_param_group(self, group):
         super().add_param_group(group)
-        wrong, blocks = None, self.param_groups[-1]["blocks"]
+        blocks, wrong = self.param_groups[-1]["blocks"], None
         for p in self.param_groups[-1]["params"]:
             if p.ndim != 2:
                 wrong = f"Muon takes matrices, and a parameter has shape {tuple(p.shape)}: give it to AdamW"
             elif blocks < 1 or p.size(0) % blocks:
                 wrong = f"a parameter of {p.size(0)} rows cannot be cut into blocks={blocks}: choose a divisor"
-        if wrong:
-            self.param_groups.pop()  # as if it had never been added
-            raise ValueError(wrong)
+            if wrong:
+                self.param_groups.pop()  # as if it had never been added
+                raise ValueError(wrong)
 
     def update(self, params, grads, states, group):
         for p, state in zip(params, states):
@@ -159,7 +159,8 @@ class Muon(_Optimizer):
         torch._foreach_lerp_(average, grads, 1 - group["momentum"])
         ahead = torch._foreach_lerp(grads, average, group["momentum"])
         torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
-        params, ahead = ([part for x in xs for part in x.chunk(group["blocks"])] for xs in (params, ahead))  # views
+        def cut(xs): return [block for x in xs for block in x.chunk(group["blocks"])]
+        params, ahead = cut(params), cut(ahead)  # blocks are views: to change them is to change their weight
         directions = _orthogonal(ahead, group["steps"])
         torch._foreach_mul_(directions, [max(1, p.size(0) / p.size(1))**0.5 for p in params])
         torch._foreach_add_(params, directions, alpha=-group["lr"])

@@ -114,16 +114,18 @@ def build_optimizers(
     cfg: TrainConfig,
 ) -> list[torch.optim.Optimizer]:  # AdamW or SGD first, then Muon if it is asked for
     "Muon for the matrices inside the blocks, AdamW (or SGD) for everything else; decay on matrices only."
-    inside = {name: p for name, p in model.named_parameters() if name.startswith("blocks.") and p.ndim == 2 and p.requires_grad}
+    inside = {name: p for name, p in model.named_parameters()
+              if name.startswith("blocks.") and p.ndim == 2 and p.requires_grad}
     if cfg.optimizer != "muon": inside = {}
     taken, groups = set(map(id, inside.values())), param_groups(model, cfg.weight_decay)
     for group in groups: group["params"] = [p for p in group["params"] if id(p) not in taken]
     if cfg.optimizer == "sgd": optimizers = [SGD(groups, lr=cfg.lr, momentum=0.9)]
     else: optimizers = [AdamW(groups, lr=cfg.lr, betas=(cfg.beta1, cfg.beta2))]
-    heads = [p for name, p in inside.items() if ".qkv." in name]   # each head's queries, keys and values are maps of their own
+    heads = [p for name, p in inside.items() if ".qkv." in name]  # all heads' maps, piled up
     others = [p for name, p in inside.items() if ".qkv." not in name]
-    muon_groups = [dict(params=others), dict(params=heads, blocks=model.cfg.n_head + 2 * model.cfg.n_kv_head)]
-    if inside: optimizers.append(Muon([g for g in muon_groups if g["params"]], lr=cfg.muon_lr, weight_decay=cfg.weight_decay))
+    matrices = [dict(params=others), dict(params=heads, blocks=model.cfg.n_head + 2 * model.cfg.n_kv_head)]
+    matrices = [group for group in matrices if group["params"]]
+    if matrices: optimizers.append(Muon(matrices, lr=cfg.muon_lr, weight_decay=cfg.weight_decay))
     for group in (g for opt in optimizers for g in opt.param_groups): group["lr_max"] = group["lr"]
     return optimizers
 
