@@ -32,7 +32,8 @@ def cross_entropy(
 
 # %% ../nbs/06_model.ipynb #2688144c
 def _one_of(field, value, allowed):
-    if value not in allowed: raise ValueError(f"{field}={value!r} is not known: choose one of {', '.join(map(repr, allowed))}")
+    if value in allowed: return
+    raise ValueError(f"{field}={value!r} is not known: choose one of {', '.join(map(repr, allowed))}")
 
 def _check(cfg):
     for field in "vocab_size context_length n_layer n_head n_kv_head d_model d_ff".split():
@@ -41,7 +42,8 @@ def _check(cfg):
             raise ValueError(f"{field}={value!r} must be a whole number of at least 1")
     if cfg.d_model % cfg.n_head:
         heads = [h for h in range(1, cfg.d_model + 1) if cfg.d_model % h == 0]
-        raise ValueError(f"n_head={cfg.n_head} does not divide d_model={cfg.d_model}: choose n_head from {heads}")
+        raise ValueError(f"n_head={cfg.n_head} does not divide d_model={cfg.d_model}: "
+                         f"choose n_head from {heads}")
     if cfg.n_head % cfg.n_kv_head:
         raise ValueError(f"n_kv_head={cfg.n_kv_head} does not divide n_head={cfg.n_head}: "
                          "each key head must serve the same number of query heads")
@@ -49,8 +51,8 @@ def _check(cfg):
     _one_of("norm", cfg.norm, ("layernorm", "rmsnorm"))
     _one_of("activation", cfg.activation, ("gelu", "gelu_tanh", "relu", "relu2", "silu", "swiglu"))
     if cfg.position == "rope" and cfg.d_head % 2:
-        raise ValueError(f"position='rope' turns pairs of channels, but d_model/n_head = {cfg.d_head} is odd: "
-                         "choose n_head so that the quotient is even")
+        raise ValueError("position='rope' turns pairs of channels, but "
+                         f"d_model/n_head = {cfg.d_head} is odd: choose n_head so that the quotient is even")
     if not 0 <= cfg.dropout < 1: raise ValueError(f"dropout={cfg.dropout} must be at least 0 and below 1")
     if cfg.init_std <= 0: raise ValueError(f"init_std={cfg.init_std} must be above 0")
 
@@ -78,19 +80,21 @@ class GPTConfig:
     def __post_init__(self):
         if self.n_kv_head is None: self.n_kv_head = self.n_head
         if self.d_ff is None:
-            self.d_ff = -(-8 * self.d_model // (3 * 64)) * 64 if self.activation == "swiglu" else 4 * self.d_model
+            self.d_ff = 4 * self.d_model
+            if self.activation == "swiglu": self.d_ff = -(-8 * self.d_model // (3 * 64)) * 64
         _check(self)
 
     @property
     def d_head(self) -> int: return self.d_model // self.n_head
 
 # %% ../nbs/06_model.ipynb #3bcf57d5
-def _norm(cfg): return RMSNorm(cfg.d_model) if cfg.norm == "rmsnorm" else LayerNorm(cfg.d_model, bias=cfg.bias)
+def _norm(cfg):
+    return RMSNorm(cfg.d_model) if cfg.norm == "rmsnorm" else LayerNorm(cfg.d_model, bias=cfg.bias)
 
 def _block(cfg, rope):
     q_norm, k_norm = (RMSNorm(cfg.d_head), RMSNorm(cfg.d_head)) if cfg.qk_norm else (None, None)
-    attention = CausalSelfAttention(cfg.d_model, cfg.n_head, cfg.n_kv_head, dropout=cfg.dropout, bias=cfg.bias,
-                                    rope=rope, q_norm=q_norm, k_norm=k_norm)
+    attention = CausalSelfAttention(cfg.d_model, cfg.n_head, cfg.n_kv_head, dropout=cfg.dropout,
+                                    bias=cfg.bias, rope=rope, q_norm=q_norm, k_norm=k_norm)
     if cfg.activation == "swiglu": feed_forward = SwiGLU(cfg.d_model, cfg.d_ff, cfg.dropout, cfg.bias)
     else: feed_forward = FeedForward(cfg.d_model, cfg.d_ff, cfg.activation, cfg.dropout, cfg.bias)
     return TransformerBlock(attention, feed_forward, _norm(cfg), _norm(cfg))
@@ -102,8 +106,8 @@ class GPT(nn.Module):
         super().__init__()
         self.cfg = cfg
         self.token_embedding = Embedding(cfg.vocab_size, cfg.d_model)
-        tables = {"learned": LearnedPositions, "sinusoidal": SinusoidalPositions}   # rope acts inside attention instead
-        self.position_embedding = tables[cfg.position](cfg.context_length, cfg.d_model) if cfg.position in tables else None
+        table = {"learned": LearnedPositions, "sinusoidal": SinusoidalPositions}.get(cfg.position)
+        self.position_embedding = table(cfg.context_length, cfg.d_model) if table else None  # or rope, below
         rope = RoPE(cfg.d_head, cfg.context_length, cfg.rope_base) if cfg.position == "rope" else None
         self.dropout = Dropout(cfg.dropout)
         self.blocks = nn.ModuleList(_block(cfg, rope) for _ in range(cfg.n_layer))
@@ -113,7 +117,7 @@ class GPT(nn.Module):
         self.init_weights()
 
     def init_weights(self):
-        "Matrices from N(0, init_std); those that write into the residual stream smaller, by 1/sqrt(2·n_layer)."
+        "Matrices from N(0, init_std); those that write into the stream smaller, by 1/sqrt(2·n_layer)."
         for name, p in ((n, p) for n, p in self.named_parameters() if p.ndim > 1):
             writes = name.endswith(("attention.out.weight", "feed_forward.down.weight"))
             nn.init.normal_(p, std=self.cfg.init_std * ((2 * self.cfg.n_layer) ** -0.5 if writes else 1.0))
@@ -131,7 +135,7 @@ class GPT(nn.Module):
         x = self.token_embedding(ids)
         if self.position_embedding is not None: x = x + self.position_embedding(positions)
         x = self.dropout(x)
-        for i, block in enumerate(self.blocks): x = block(x, positions, None if cache is None else cache.layer(i))
+        for i, b in enumerate(self.blocks): x = b(x, positions, None if cache is None else cache.layer(i))
         if cache is not None: cache.advance(T)
         logits = self.head(self.norm(x))
         return logits, None if targets is None else cross_entropy(logits, targets)
@@ -143,7 +147,8 @@ def new_cache(self: GPT,
 ) -> KVCache:             # empty, with room for `context_length` tokens
     "A cache that fits this model."
     c, w = self.cfg, self.head.weight
-    return KVCache(c.n_layer, batch_size, c.n_kv_head, c.context_length, c.d_head, dtype=w.dtype, device=w.device)
+    return KVCache(c.n_layer, batch_size, c.n_kv_head, c.context_length, c.d_head,
+                   dtype=w.dtype, device=w.device)
 
 # %% ../nbs/06_model.ipynb #0341a30c
 @patch
@@ -160,8 +165,8 @@ presets = {  # what each differs in from GPTConfig's defaults
     "mini":        dict(vocab_size=66, context_length=256, n_layer=6, n_head=6, d_model=384, bias=False),
     "tiny":        dict(vocab_size=1024, context_length=128, n_layer=3, n_head=4, d_model=64, position="rope",
                         norm="rmsnorm", activation="relu2", bias=False, qk_norm=True, tie_weights=False),
-    "llama-tiny":  dict(vocab_size=1024, context_length=256, n_layer=4, n_head=8, n_kv_head=4, d_model=128, position="rope",
-                        norm="rmsnorm", activation="swiglu", bias=False, tie_weights=False),
+    "llama-tiny":  dict(vocab_size=1024, context_length=256, n_layer=4, n_head=8, n_kv_head=4, d_model=128,
+                        position="rope", norm="rmsnorm", activation="swiglu", bias=False, tie_weights=False),
 }
 
 # %% ../nbs/06_model.ipynb #1a3d5d11
@@ -177,7 +182,8 @@ def from_preset(cls: GPT,
 # %% ../nbs/06_model.ipynb #b466061c
 @patch
 def flops_per_token(self: GPT) -> int:
-    "Floating-point operations to train on one token at full context: 6 a matrix weight, and attention (PaLM, appendix B)."
+    """Floating-point operations to train on one token at full context: 6 a matrix weight, and attention
+    (PaLM, appendix B)."""
     c = self.cfg
     weights = sum(p.numel() for p in self.blocks.parameters() if p.ndim == 2) + self.head.weight.numel()
     return 6 * weights + 12 * c.n_layer * c.d_model * c.context_length

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable
 
 import torch
+from fastcore.basics import patch
 from torch import Tensor, nn
 
 # %% ../nbs/09_optim.ipynb #cd6531e4
@@ -41,7 +42,7 @@ class _Optimizer(torch.optim.Optimizer):
 class SGD(_Optimizer):
     "Gradient descent with momentum as `torch.optim.SGD` defines it; `weight_decay` is added to the gradient."
     def __init__(self,
-        params: Iterable,           # parameters, or param groups: dicts with "params" and options of their own
+        params: Iterable,           # parameters, or param groups: dicts with "params" and their own options
         lr: float,                  # learning rate
         momentum: float = 0.0,      # share of the velocity that each step keeps, in [0, 1)
         weight_decay: float = 0.0,  # strength of the pull towards zero
@@ -66,17 +67,18 @@ class AdamW(_Optimizer):
     A state dict of `torch.optim.AdamW` loads into it, and the other way round."""
     def __init__(self,
         params: Iterable,                          # parameters, or param groups
-        lr: float = 1e-3,                          # learning rate: about the size of a step of each single weight
+        lr: float = 1e-3,                          # learning rate: about the size of a step of each weight
         betas: tuple[float, float] = (0.9, 0.95),  # memory of the average gradient, and of its average square
-        eps: float = 1e-8,                         # keeps a weight that has seen no gradient from dividing 0 by 0
-        weight_decay: float = 0.1,                 # every step shrinks the weights by the factor 1 - lr * weight_decay
+        eps: float = 1e-8,                         # keeps a weight without a gradient from dividing 0 by 0
+        weight_decay: float = 0.1,                 # every step scales the weights by 1 - lr * weight_decay
     ):
         super().__init__(params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay))
 
     def update(self, params, grads, states, group):
         lr, (beta1, beta2) = group["lr"], group["betas"]
         for p, state in zip(params, states):
-            if not state: state.update(step=torch.tensor(0.0), exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
+            if state: continue
+            state.update(step=torch.tensor(0.0), exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
         steps, m, v = ([state[name] for state in states] for name in ("step", "exp_avg", "exp_avg_sq"))
         torch._foreach_add_(steps, 1)
         t = [step.item() for step in steps]
@@ -98,7 +100,9 @@ def newton_schulz(
 
     Singular values from 0.2% of the matrix's norm upwards come out between 0.68 and 1.21.
     Computes in bfloat16 on CUDA, elsewhere in the precision of `x`."""
-    if x.ndim < 2: raise ValueError(f"x has shape {tuple(x.shape)} and must have rows and columns: at least 2 dimensions")
+    if x.ndim < 2:
+        raise ValueError(f"x has shape {tuple(x.shape)} and must have rows and columns: "
+                         "at least 2 dimensions")
     tall = x.size(-2) > x.size(-1)
     y = x.reshape(-1, *x.shape[-2:])  # (n, rows, cols)
     y = y / (y.norm(dim=(-2, -1), keepdim=True) + 1e-7)
@@ -126,44 +130,38 @@ class Muon(_Optimizer):
     """Nesterov momentum, made orthogonal: for the weight matrices inside a network
     ([Jordan et al., 2024](https://kellerjordan.github.io/posts/muon/)).
 
-    A step is scaled by sqrt(max(1, rows / cols)), of a block where there are `blocks`.
-    Raises `ValueError` for a parameter that is not 2-D (biases, norms, embeddings and the head
-    go to `AdamW`), or that cannot be cut into its blocks."""
+    A step is scaled by sqrt(max(1, rows / cols)). Each weight counts as one matrix, a fused q-k-v weight too.
+    Raises `ValueError` for a parameter that is not 2-D. Biases, norms, embeddings and the head
+    go to `AdamW`."""
     def __init__(self,
         params: Iterable,           # 2-D parameters, or param groups of them
         lr: float = 0.02,           # learning rate: the size of a step's singular values
         momentum: float = 0.95,     # memory of the average gradient, in [0, 1)
         weight_decay: float = 0.0,  # every step shrinks the weights by the factor 1 - lr * weight_decay
         steps: int = 5,             # rounds of `newton_schulz`
-        blocks: int = 1,            # how many matrices, of equal height, are piled up in each parameter
     ):
-        super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay,
-                                      steps=steps, blocks=blocks))
+        super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay, steps=steps))
 
     def add_param_group(self, group):
         super().add_param_group(group)
-        blocks, wrong = self.param_groups[-1]["blocks"], None
-        for p in self.param_groups[-1]["params"]:
-            if p.ndim != 2:
-                wrong = f"Muon takes matrices, and a parameter has shape {tuple(p.shape)}: give it to AdamW"
-            elif blocks < 1 or p.size(0) % blocks:
-                wrong = f"a parameter of {p.size(0)} rows cannot be cut into blocks={blocks}: choose a divisor"
-            if wrong:
-                self.param_groups.pop()  # as if it had never been added
-                raise ValueError(wrong)
+        wrong = [tuple(p.shape) for p in self.param_groups[-1]["params"] if p.ndim != 2]
+        if wrong:
+            self.param_groups.pop()  # as if it had never been added
+            raise ValueError(f"Muon takes matrices, and a parameter has shape {wrong[0]}: give it to AdamW")
 
-    def update(self, params, grads, states, group):
-        for p, state in zip(params, states):
-            if not state: state["momentum_buffer"] = torch.zeros_like(p)
-        average = [state["momentum_buffer"] for state in states]
-        torch._foreach_lerp_(average, grads, 1 - group["momentum"])
-        ahead = torch._foreach_lerp(grads, average, group["momentum"])
-        torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
-        def cut(xs): return [block for x in xs for block in x.chunk(group["blocks"])]
-        params, ahead = cut(params), cut(ahead)  # blocks are views: to change them is to change their weight
-        directions = _orthogonal(ahead, group["steps"])
-        torch._foreach_mul_(directions, [max(1, p.size(0) / p.size(1))**0.5 for p in params])
-        torch._foreach_add_(params, directions, alpha=-group["lr"])
+# %% ../nbs/09_optim.ipynb #a879a952
+@patch
+def update(self: Muon, params, grads, states, group):
+    "One step of the parameters of a group."
+    for p, state in zip(params, states):
+        if not state: state["momentum_buffer"] = torch.zeros_like(p)
+    average = [state["momentum_buffer"] for state in states]
+    torch._foreach_lerp_(average, grads, 1 - group["momentum"])
+    ahead = torch._foreach_lerp(grads, average, group["momentum"])
+    torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+    directions = _orthogonal(ahead, group["steps"])
+    torch._foreach_mul_(directions, [max(1, p.size(0) / p.size(1))**0.5 for p in params])
+    torch._foreach_add_(params, directions, alpha=-group["lr"])
 
 # %% ../nbs/09_optim.ipynb #30fb24c5
 def param_groups(
@@ -218,11 +216,12 @@ def warmup_cosine(
     """A straight rise to `lr_max`, then half a cosine down to `lr_min`
     ([Loshchilov and Hutter, 2017](https://arxiv.org/abs/1608.03983), without restarts).
 
-    The rise is lr_max * (step + 1) / warmup_steps: the first step already learns. `ValueError` for lengths that do not fit."""
+    The rise is lr_max * (step + 1) / warmup_steps: the first step already learns.
+    `ValueError` for lengths that do not fit."""
     _check_schedule(step, lr_max, lr_min, warmup_steps, 0, total_steps)
     if step < warmup_steps: return lr_max * (step + 1) / warmup_steps
     if step >= total_steps - 1: return lr_min
-    progress = (step - warmup_steps) / (total_steps - 1 - warmup_steps)  # 0 right after the warm-up, 1 in the last step
+    progress = (step - warmup_steps) / (total_steps - 1 - warmup_steps)  # 0 after warm-up, 1 in the last step
     return lr_min + (lr_max - lr_min) * (1 + math.cos(math.pi * progress)) / 2
 
 # %% ../nbs/09_optim.ipynb #fa5bdae6

@@ -45,7 +45,7 @@ class TrainConfig:
     minutes: float | None = None         # wall-clock budget, used where `steps` is None; None: 2
     batch_size: int = 32                 # sequences in a forward pass
     grad_accum: int = 1                  # forward and backward passes before each optimizer step
-    from_start: bool = False             # every row begins at a document's start; for documents shorter than a row
+    from_start: bool = False             # rows begin at a document's start; for documents shorter than a row
     optimizer: str = "muon"              # "muon" (Muon for matrices, AdamW for the rest), "adamw" or "sgd"
     lr: float = 3e-3                     # peak learning rate of AdamW or SGD
     muon_lr: float = 0.02                # peak learning rate of Muon
@@ -58,7 +58,7 @@ class TrainConfig:
     beta2: float = 0.95                  # of AdamW
     grad_clip: float = 1.0               # largest norm of the whole gradient
     eval_every: int | None = None        # steps; None: ten times a run
-    eval_tokens: int | None = 32768      # validation tokens at each of these, None: all; the last one takes all
+    eval_tokens: int | None = 32768      # validation tokens at each of these; None, and at the end: all
     log_every: int = 10                  # steps between two lines of metrics.jsonl
     checkpoint_every: int | None = None  # steps; None: at each evaluation
     keep_checkpoints: int = 2            # so many of the newest stay, and the best
@@ -75,11 +75,13 @@ class TrainConfig:
 
 # %% ../nbs/10_trainer.ipynb #67071647
 def _check(cfg):
+    may_be_none = ("steps", "minutes", "eval_every", "eval_tokens", "checkpoint_every")
     def each(names, allowed, rule):
         for name in names.split():
             value, default = getattr(cfg, name), type(cfg).__dataclass_fields__[name].default
-            if value is None and name in ("steps", "minutes", "eval_every", "eval_tokens", "checkpoint_every"): continue
-            if not allowed(value): raise ValueError(f"{name}={value!r} must be {rule}: the default is {default!r}")
+            if value is None and name in may_be_none: continue
+            if not allowed(value):
+                raise ValueError(f"{name}={value!r} must be {rule}: the default is {default!r}")
     def number(x): return isinstance(x, (int, float)) and not isinstance(x, bool)
     def whole(x): return isinstance(x, int) and not isinstance(x, bool)
     each("steps batch_size grad_accum eval_every eval_tokens log_every checkpoint_every keep_checkpoints",
@@ -114,18 +116,14 @@ def build_optimizers(
     cfg: TrainConfig,
 ) -> list[torch.optim.Optimizer]:  # AdamW or SGD first, then Muon if it is asked for
     "Muon for the matrices inside the blocks, AdamW (or SGD) for everything else; decay on matrices only."
-    inside = {name: p for name, p in model.named_parameters()
-              if name.startswith("blocks.") and p.ndim == 2 and p.requires_grad}
-    if cfg.optimizer != "muon": inside = {}
-    taken, groups = set(map(id, inside.values())), param_groups(model, cfg.weight_decay)
+    inside = [p for name, p in model.named_parameters()
+              if name.startswith("blocks.") and p.ndim == 2 and p.requires_grad]
+    if cfg.optimizer != "muon": inside = []
+    taken, groups = set(map(id, inside)), param_groups(model, cfg.weight_decay)
     for group in groups: group["params"] = [p for p in group["params"] if id(p) not in taken]
     if cfg.optimizer == "sgd": optimizers = [SGD(groups, lr=cfg.lr, momentum=0.9)]
     else: optimizers = [AdamW(groups, lr=cfg.lr, betas=(cfg.beta1, cfg.beta2))]
-    heads = [p for name, p in inside.items() if ".qkv." in name]  # all heads' maps, piled up
-    others = [p for name, p in inside.items() if ".qkv." not in name]
-    matrices = [dict(params=others), dict(params=heads, blocks=model.cfg.n_head + 2 * model.cfg.n_kv_head)]
-    matrices = [group for group in matrices if group["params"]]
-    if matrices: optimizers.append(Muon(matrices, lr=cfg.muon_lr, weight_decay=cfg.weight_decay))
+    if inside: optimizers.append(Muon(inside, lr=cfg.muon_lr, weight_decay=cfg.weight_decay))
     for group in (g for opt in optimizers for g in opt.param_groups): group["lr_max"] = group["lr"]
     return optimizers
 
@@ -154,20 +152,22 @@ class Trainer:
     ):
         self.cfg, eot = replace(cfg or TrainConfig()), data.tokenizer.eot
         if model.cfg.vocab_size < data.tokenizer.vocab_size:
-            raise ValueError(f"vocab_size={model.cfg.vocab_size} of the model is below the tokenizer's "
-                             f"{data.tokenizer.vocab_size}: build the model with vocab_size={data.tokenizer.vocab_size}")
+            n = data.tokenizer.vocab_size
+            raise ValueError(f"vocab_size={model.cfg.vocab_size} of the model is below the tokenizer's {n}: "
+                             f"build the model with vocab_size={n}")
         self.batches = TokenBatches(data.train, self.cfg.batch_size, model.cfg.context_length, self.cfg.seed,
                                     eot if self.cfg.from_start else None)
         self.prompt = [eot, *data.tokenizer.encode(self.cfg.sample_prompt)]
         self.device = pick_device(self.cfg.device)
         self.model, self.data = model.to(self.device), data
         self.call_model = torch.compile(model) if self.cfg.compile else model
-        self.autocast = nullcontext() if _dtype(self) == torch.float32 else torch.autocast(self.device.type, _dtype(self))
+        dtype = _dtype(self)
+        self.autocast = nullcontext() if dtype == torch.float32 else torch.autocast(self.device.type, dtype)
         self.optimizers = build_optimizers(model, self.cfg)
         self.run_dir = None if run_dir is None else Path(run_dir)
         self.callbacks = default_callbacks() if callbacks is None else list(callbacks)
         self.step, self.seconds = 0, 0.0    # optimizer steps done, seconds spent, over all resumes
-        self.history, self.recent = [], []  # the lines of metrics.jsonl; (loss, seconds) of each step since the last one
+        self.history, self.recent = [], []  # lines of metrics.jsonl; (loss, seconds) of steps since the last
         self.score = None                   # the newest validation `Score`
         self.rng = None                     # random state between two calls of `fit`
         self.stopping = False               # a callback sets it to end the run after this step
@@ -180,7 +180,8 @@ class Trainer:
 def _dtype(trainer):
     "What forward passes compute in."
     if trainer.cfg.dtype != "auto": return getattr(torch, trainer.cfg.dtype)
-    return torch.bfloat16 if trainer.device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    half = trainer.device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return torch.bfloat16 if half else torch.float32
 
 # %% ../nbs/10_trainer.ipynb #c27fb8e5
 @patch
@@ -199,7 +200,8 @@ def gradients(self: Trainer) -> float:
 # %% ../nbs/10_trainer.ipynb #a24e187e
 @patch
 def train_step(self: Trainer) -> float:
-    "One optimizer step, returns its loss; one that is not finite raises `FloatingPointError`, with the weights untouched."
+    """One optimizer step, returns its loss; one that is not finite raises `FloatingPointError`,
+    with the weights untouched."""
     began = time.perf_counter()
     for group in (g for opt in self.optimizers for g in opt.param_groups):
         group["lr"] = group["lr_max"] * lr_factor(self.cfg, self.step)
@@ -215,9 +217,11 @@ def train_step(self: Trainer) -> float:
 def _refusal(trainer, loss):
     lr = ", ".join(f"{opt.param_groups[0]['lr']:.3g} ({type(opt).__name__})" for opt in trainer.optimizers)
     saved = checkpoints(trainer.run_dir) if trainer.run_dir else []
-    return (f"step {trainer.step + 1} was refused and the weights left as they were, for its loss is {loss:.4g} and its "
-            f"gradient norm {trainer.grad_norm:.4g} at learning rate {lr}: lower lr and muon_lr, or warm up longer, and "
-            + (f"resume from the last checkpoint, {saved[-1]}" if saved else "start again, for there is no checkpoint yet"))
+    remedy = "start again, for there is no checkpoint yet"
+    if saved: remedy = f"resume from the last checkpoint, {saved[-1]}"
+    return (f"step {trainer.step + 1} was refused and the weights left as they were, "
+            f"for its loss is {loss:.4g} and its gradient norm {trainer.grad_norm:.4g} "
+            f"at learning rate {lr}: lower lr and muon_lr, or warm up longer, and {remedy}")
 
 # %% ../nbs/10_trainer.ipynb #af4290d8
 class Callback:
@@ -258,8 +262,8 @@ def begin(self: Trainer):
     "Fills in what the settings left open, and starts clock and random numbers."
     cfg = self.cfg
     if self.rng is None and self.run_dir and (self.run_dir / "config.yaml").exists():
-        raise FileExistsError(f"{self.run_dir} holds a run already: go on with it by resume({str(self.run_dir)!r}), "
-                              "or choose another folder")
+        raise FileExistsError(f"{self.run_dir} holds a run already: "
+                              f"go on with it by resume({str(self.run_dir)!r}), or choose another folder")
     if cfg.steps is None: cfg.steps = plan_steps(self)
     cfg.eval_every = cfg.eval_every or -(-cfg.steps // 10)
     cfg.checkpoint_every = cfg.checkpoint_every or cfg.eval_every
@@ -275,9 +279,9 @@ def log(self: Trainer):
     losses, seconds = zip(*self.recent)
     tokens = len(losses) * self.cfg.batch_size * self.cfg.grad_accum * self.model.cfg.context_length
     self.recent, self.seconds = [], time.perf_counter() - self.started
-    self.history.append(dict(step=self.step, loss=sum(losses) / len(losses), lr=self.optimizers[0].param_groups[0]["lr"],
-                             grad_norm=self.grad_norm, tokens_per_second=round(tokens / sum(seconds)),
-                             seconds=round(self.seconds, 3)))
+    self.history.append(dict(step=self.step, loss=sum(losses) / len(losses),
+                             lr=self.optimizers[0].param_groups[0]["lr"], grad_norm=self.grad_norm,
+                             tokens_per_second=round(tokens / sum(seconds)), seconds=round(self.seconds, 3)))
 
 # %% ../nbs/10_trainer.ipynb #11eb4194
 @patch
@@ -287,8 +291,9 @@ def validate(self: Trainer,
     "Scores the validation tokens, and adds a line to `history`."
     self.score = evaluate(self.model, self.data.tokenizer, self.data, max_tokens=max_tokens)
     self.seconds = time.perf_counter() - self.started
-    self.history.append(dict(step=self.step, val_loss=self.score.loss, val_bits_per_byte=self.score.bits_per_byte,
-                             val_tokens=self.score.tokens, seconds=round(self.seconds, 3)))
+    self.history.append(dict(step=self.step, val_loss=self.score.loss,
+                             val_bits_per_byte=self.score.bits_per_byte, val_tokens=self.score.tokens,
+                             seconds=round(self.seconds, 3)))
     self.call("after_eval")
     return self.score
 
@@ -298,7 +303,8 @@ def rng_state() -> dict:  # of plain numbers and text, fit for JSON
     version, words, gauss = random.getstate()
     numpy = np.random.get_state(legacy=False)
     numpy["state"] = dict(key=numpy["state"]["key"].tolist(), pos=int(numpy["state"]["pos"]))
-    state = dict(python=[version, list(words), gauss], numpy=numpy, torch=bytes(torch.get_rng_state().tolist()).hex())
+    state = dict(python=[version, list(words), gauss], numpy=numpy,
+                 torch=bytes(torch.get_rng_state().tolist()).hex())
     if torch.cuda.is_available(): state["cuda"] = bytes(torch.cuda.get_rng_state().tolist()).hex()
     return state
 
@@ -313,14 +319,16 @@ def set_rng_state(state: dict):
 
 # %% ../nbs/10_trainer.ipynb #5662e363
 class Metrics(Callback):
-    "Appends each line of `history` to metrics.jsonl; after a resume the file begins with those up to the checkpoint."
+    """Appends each line of `history` to metrics.jsonl; after a resume the file begins with those
+    up to the checkpoint."""
     def before_fit(self, trainer):
         if trainer.run_dir: _write_whole(trainer.run_dir / "metrics.jsonl", _json_lines(trainer.history))
         self.written = len(trainer.history)
 
     def after_step(self, trainer):
         if trainer.run_dir and self.written < len(trainer.history):
-            with open(trainer.run_dir / "metrics.jsonl", "ab") as f: f.write(_json_lines(trainer.history[self.written:]))
+            with open(trainer.run_dir / "metrics.jsonl", "ab") as f:
+                f.write(_json_lines(trainer.history[self.written:]))
         self.written = len(trainer.history)
 
 # %% ../nbs/10_trainer.ipynb #54ed270e
@@ -336,12 +344,13 @@ def _read_history(run_dir, step):
 
 # %% ../nbs/10_trainer.ipynb #983fcf06
 class Samples(Callback):
-    "Lets the model write, before the first step and after each evaluation: `trainer.sample`, and samples.txt."
+    "Lets the model write before the first step and after each evaluation: `trainer.sample`, and samples.txt."
     def before_fit(self, trainer):
         if trainer.run_dir:
             path = trainer.run_dir / "samples.txt"
-            parts = re.split(r"^(?=--- step \d+$)", path.read_bytes().decode(), flags=re.M) if path.exists() else []
-            parts = [p for p in parts if p and int(p.split()[2]) <= trainer.step]       # after a resume, later ones go
+            told = path.read_bytes().decode() if path.exists() else ""
+            parts = [p for p in re.split(r"^(?=--- step \d+$)", told, flags=re.M)
+                     if p and int(p.split()[2]) <= trainer.step]  # after a resume, later ones go
             _write_whole(path, "".join(parts).encode())
             if parts: return
         if trainer.step == 0: self.after_eval(trainer)
@@ -366,20 +375,22 @@ class Progress(Callback):
     "A progress bar on a terminal, and a line at each evaluation."
     bar = None
     def before_fit(self, trainer):
-        self.bar = tqdm(total=trainer.cfg.steps, initial=trainer.step, unit=" steps", leave=False, disable=not sys.stderr.isatty())
+        self.bar = tqdm(total=trainer.cfg.steps, initial=trainer.step, unit=" steps", leave=False,
+                        disable=not sys.stderr.isatty())
         self.seen = len(trainer.history)
 
     def after_step(self, trainer):
         self.bar.update(1)
         for line in trainer.history[self.seen:]:
-            if "loss" in line: self.bar.set_postfix_str(f"loss {line['loss']:.3f}, {line['tokens_per_second']:,} tokens/s")
+            if "loss" not in line: continue
+            self.bar.set_postfix_str(f"loss {line['loss']:.3f}, {line['tokens_per_second']:,} tokens/s")
         self.seen = len(trainer.history)
 
     def after_eval(self, trainer):
         s = trainer.score
         floor = "" if s.floor is None else f" (floor {s.floor:.3f})"
-        tqdm.write(f"step {trainer.step:6,}   validation loss {s.loss:.4f}   bits/byte {s.bits_per_byte:.3f}{floor}"
-                   f"   {_clock(trainer.seconds)}", file=sys.stdout)
+        tqdm.write(f"step {trainer.step:6,}   validation loss {s.loss:.4f}   "
+                   f"bits/byte {s.bits_per_byte:.3f}{floor}   {_clock(trainer.seconds)}", file=sys.stdout)
 
     def cleanup(self, trainer):
         if self.bar: self.bar.close()
@@ -394,12 +405,13 @@ def trainer_state(
     trainer: Trainer,
 ) -> tuple[dict, dict]:  # tensors by name, and what JSON can hold
     "All that the next step depends on."
-    tensors = {f"model.{name}": p.detach() for name, p in trainer.model.named_parameters()}      # a tied one comes once
+    named = trainer.model.named_parameters()  # a tied one comes once
+    tensors = {f"model.{name}": p.detach() for name, p in named}
     for i, opt in enumerate(trainer.optimizers):
         for p, state in opt.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{p}.{name}": value.contiguous() for name, value in state.items()}
-    return tensors, dict(step=trainer.step, batches=trainer.batches.state_dict(), rng=trainer.rng or rng_state(),
-                         seconds=trainer.seconds, recent=list(trainer.recent),
+    return tensors, dict(step=trainer.step, batches=trainer.batches.state_dict(),
+                         rng=trainer.rng or rng_state(), seconds=trainer.seconds, recent=list(trainer.recent),
                          score=None if trainer.score is None else asdict(trainer.score))
 
 # %% ../nbs/10_trainer.ipynb #a5a87733
@@ -433,10 +445,13 @@ def save_checkpoint(
     shutil.rmtree(temp, ignore_errors=True)        # what an earlier crash has left
     temp.mkdir(parents=True)
     tensors, state = trainer_state(trainer)
-    save_file({k[6:]: t for k, t in tensors.items() if k.startswith("model.")}, temp / "model.safetensors")
-    save_file({k: t for k, t in tensors.items() if k.startswith("optimizer.")}, temp / "optimizer.safetensors")
+    model = {k[6:]: t for k, t in tensors.items() if k.startswith("model.")}
+    save_file(model, temp / "model.safetensors")
+    optimizer = {k: t for k, t in tensors.items() if k.startswith("optimizer.")}
+    save_file(optimizer, temp / "optimizer.safetensors")
     state["files"] = {file.name: _sha256(file) for file in sorted(temp.iterdir())}
-    scored = [line["val_loss"] for line in trainer.history if "val_loss" in line and line["step"] == trainer.step]
+    scored = [line["val_loss"] for line in trainer.history
+              if "val_loss" in line and line["step"] == trainer.step]
     state["val_loss"] = scored[-1] if scored else None
     (temp / "state.json").write_text(json.dumps(state))
     for path in [*temp.iterdir(), temp]: _sync(path)
@@ -461,7 +476,8 @@ def read_checkpoint(
     "Reads a checkpoint and compares it with its hashes; `ValueError` names the file that is torn or missing."
     folder = Path(folder)
     try: state = json.loads((folder / "state.json").read_text())
-    except (OSError, ValueError): raise ValueError(f"{folder / 'state.json'} is missing or torn: use another checkpoint") from None
+    except (OSError, ValueError):
+        raise ValueError(f"{folder / 'state.json'} is missing or torn: use another checkpoint") from None
     tensors = {}
     for file, prefix in (("model.safetensors", "model."), ("optimizer.safetensors", "")):
         if model_only and not prefix: continue
@@ -482,7 +498,7 @@ def find_checkpoint(
     checkpoint: str | int = "last",  # "last", "best" (least validation loss), or a step
     model_only: bool = False,
 ) -> tuple[dict, dict]:              # as `read_checkpoint` gives them
-    "Reads the checkpoint that is asked for; of \"last\" and \"best\" the first whole one, with a warning for the others."
+    "Reads the checkpoint asked for; of \"last\" and \"best\" the first whole one, and warns of the others."
     folders = checkpoints(run_dir)[::-1]
     if checkpoint == "best":
         folders = sorted((f for f in folders if _val_loss(f) is not None), key=_val_loss)
@@ -494,7 +510,8 @@ def find_checkpoint(
     for folder in folders:
         try: return read_checkpoint(folder, model_only)
         except ValueError as e: warnings.warn(f"{e}; an older or lesser one is tried now", stacklevel=2)
-    raise ValueError(f"{run_dir} has no whole checkpoint that was {'evaluated' if checkpoint == 'best' else 'saved'}: "
+    wanted = "evaluated" if checkpoint == "best" else "saved"
+    raise ValueError(f"{run_dir} has no whole checkpoint that was {wanted}: "
                      "choose another one, another run, or train again")
 
 def _val_loss(folder):
@@ -503,16 +520,18 @@ def _val_loss(folder):
 
 # %% ../nbs/10_trainer.ipynb #76c4eb97
 class Checkpoint(Callback):
-    "Saves the settings and the tokenizer, then a checkpoint at the start, every `cfg.checkpoint_every` steps and at the end."
+    """Saves the settings and the tokenizer, then a checkpoint at the start, every `cfg.checkpoint_every`
+    steps and at the end."""
     def before_fit(self, trainer):
         if not trainer.run_dir: return
-        if not (trainer.run_dir / "config.yaml").exists(): trainer.data.tokenizer.save(trainer.run_dir / "tokenizer.json")
+        path = trainer.run_dir / "config.yaml"
+        if not path.exists(): trainer.data.tokenizer.save(trainer.run_dir / "tokenizer.json")
         data = dict(path=str(trainer.data.path), corpus=trainer.data.meta["corpus"],
                     fingerprint=trainer.data.meta["corpus_fingerprint"])
         config = dict(model=asdict(trainer.model.cfg), train=asdict(trainer.cfg), data=data)
-        _write_whole(trainer.run_dir / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
+        _write_whole(path, yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
         self.saved = trainer.step
-        if not checkpoints(trainer.run_dir): self.save(trainer)     # a crash before the next one loses nothing
+        if not checkpoints(trainer.run_dir): self.save(trainer)    # a crash before the next one loses nothing
 
     def after_step(self, trainer):
         if trainer.run_dir and trainer.step % trainer.cfg.checkpoint_every == 0: self.save(trainer)
@@ -521,7 +540,7 @@ class Checkpoint(Callback):
         if trainer.run_dir and self.saved != trainer.step: self.save(trainer)
 
     def save(self, trainer):
-        for name in ("metrics.jsonl", "samples.txt"):       # no checkpoint may be ahead of what is told about it
+        for name in ("metrics.jsonl", "samples.txt"):    # no checkpoint may be ahead of what is told about it
             if (trainer.run_dir / name).exists(): _sync(trainer.run_dir / name)
         save_checkpoint(trainer)
         self.saved, found = trainer.step, checkpoints(trainer.run_dir)
@@ -539,7 +558,8 @@ def load_run(
     tensors, _ = find_checkpoint(path, checkpoint, model_only=True)
     model = GPT(config["model"])
     with torch.no_grad():
-        for name, p in model.named_parameters(): p.copy_(tensors[f"model.{name}"])       # copied into place: what is tied stays tied
+        for name, p in model.named_parameters():
+            p.copy_(tensors[f"model.{name}"])  # copied into place: what is tied stays tied
     return model.eval(), load_tokenizer(Path(path) / "tokenizer.json")
 
 # %% ../nbs/10_trainer.ipynb #c10355f4
@@ -547,12 +567,15 @@ def _read_config(run_dir, **changes):
     "config.yaml, with `GPTConfig` and `TrainConfig` made of its sections."
     path = Path(run_dir) / "config.yaml"
     if not path.is_file():
-        raise FileNotFoundError(f"{run_dir} is not a run: it has no config.yaml; give a folder that training has written")
+        raise FileNotFoundError(f"{run_dir} is not a run: it has no config.yaml; "
+                                "give a folder that training has written")
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return dict(model=GPTConfig(**config["model"]), train=TrainConfig(**{**config["train"], **changes}), data=dict(config["data"]))
+        return dict(model=GPTConfig(**config["model"]), train=TrainConfig(**{**config["train"], **changes}),
+                    data=dict(config["data"]))
     except (yaml.YAMLError, TypeError, KeyError) as e:
-        raise ValueError(f"{path} does not describe a run ({' '.join(str(e).split())}): repair it, or train again") from None
+        reason = " ".join(str(e).split())
+        raise ValueError(f"{path} does not describe a run ({reason}): repair it, or train again") from None
 
 # %% ../nbs/10_trainer.ipynb #ca16635a
 def resume(
@@ -564,11 +587,12 @@ def resume(
     config = _read_config(run_dir, **changes)
     path = config["data"]["path"]
     if not Path(path).is_dir():
-        raise FileNotFoundError(f"the tokens of {run_dir} were in {path}, which is not there: resume from the folder "
-                                "where the run was started, or prepare the corpus again")
+        raise FileNotFoundError(f"the tokens of {run_dir} were in {path}, which is not there: resume from "
+                                "the folder where the run was started, or prepare the corpus again")
     data = Prepared.load(path)
     if data.meta["corpus_fingerprint"] != config["data"]["fingerprint"]:
-        raise ValueError(f"{path} holds other documents than {run_dir} was trained on: prepare the same corpus again")
+        raise ValueError(f"{path} holds other documents than {run_dir} was trained on: "
+                         "prepare the same corpus again")
     tensors, state = find_checkpoint(run_dir)
     trainer = Trainer(GPT(config["model"]), data, config["train"], run_dir, callbacks)
     set_trainer_state(trainer, tensors, state)
@@ -577,7 +601,7 @@ def resume(
 
 # %% ../nbs/10_trainer.ipynb #23e7ad25
 def floor_per_token(data: Prepared) -> float | None:
-    "The least mean loss that any model could reach on the validation tokens, in nats; None where that is not known."
+    "The least mean loss that any model could reach on the validation tokens, in nats; None where unknown."
     if data.floor is None: return None
     return data.floor * math.log(2) * data.meta["val"]["bytes"] / data.meta["val"]["tokens"]
 
@@ -645,7 +669,8 @@ class Stats(Callback):
 
     def before_fit(self, trainer):
         self.values = [[] for _ in trainer.model.blocks]
-        self.hooks = [block.register_forward_hook(self.recorder(trainer, i)) for i, block in enumerate(trainer.model.blocks)]
+        self.hooks = [block.register_forward_hook(self.recorder(trainer, i))
+                      for i, block in enumerate(trainer.model.blocks)]
 
     def recorder(self, trainer, i):
         def record(block, inputs, output):
@@ -667,17 +692,20 @@ def plan_steps(
     tensors, before = {name: t.clone() for name, t in tensors.items()}, state["rng"]
     cfg.steps = 1_000_000
     try:
-        while len(times) < 5 or time.perf_counter() - began < min(3.0, 0.04 * budget): times.append(_seconds(trainer.train_step))
+        while len(times) < 5 or time.perf_counter() - began < min(3.0, 0.04 * budget):
+            times.append(_seconds(trainer.train_step))
         n = len(trainer.data.val)
-        evaluation = _seconds(lambda: evaluate(trainer.model, trainer.data.tokenizer, trainer.data, max_tokens=cfg.eval_tokens))
+        evaluation = _seconds(lambda: evaluate(trainer.model, trainer.data.tokenizer, trainer.data,
+                                               max_tokens=cfg.eval_tokens))
         sample = _seconds(lambda: write_sample(trainer)) if cfg.sample_tokens else 0.0
     finally:
         set_trainer_state(trainer, tensors, state)
         set_rng_state(before)
         trainer.rng, cfg.steps = rng, steps
-    evaluations = 9 * evaluation + evaluation * max(1, n / (cfg.eval_tokens or n)) + 11 * sample      # as `fit` makes them
-    left = 0.97 * budget - (time.perf_counter() - began) - evaluations       # the rest is for checkpoints and pictures
-    return max(10, int(left / (sum(times[2:]) / len(times[2:]))))            # the first steps warm up: they do not count
+    last = evaluation * max(1, n / (cfg.eval_tokens or n))
+    evaluations = 9 * evaluation + last + 11 * sample                   # as `fit` makes them
+    left = 0.97 * budget - (time.perf_counter() - began) - evaluations  # the rest: checkpoints and pictures
+    return max(10, int(left / (sum(times[2:]) / len(times[2:]))))       # the first steps warm up: not counted
 
 def _seconds(f):
     began = time.perf_counter()
