@@ -377,8 +377,10 @@ def _in_processes(
     for task in tasks if workers == 1 else islice(tasks, here): yield getattr(bpe, function)(*task)
     for task in tasks:  # at least one more
         from joblib import Parallel, delayed
+        from joblib.externals.loky import get_reusable_executor
         pool = Parallel(-1 if workers is None else workers, batch_size=1, return_as="generator")
-        yield from pool(delayed(bpe._work)(function, task) for task in chain([task], tasks))
+        try: yield from pool(delayed(bpe._work)(function, task) for task in chain([task], tasks))
+        finally: get_reusable_executor().shutdown()  # else they would wait for more, and keep their memory
 
 def _work(function, task):
     "What a worker process does."
@@ -426,8 +428,8 @@ def count_words(
     "Cut a text of any size into documents, at special tokens, and into pre-tokens; count the pre-tokens."
     special_tokens, words, dropped = tuple(special_tokens), Counter(), 0
     texts = _progress(_texts(text, special_tokens, pattern, errors), _size(text), "counting words")
-    tasks = ((group, special_tokens, pattern) for group in _groups(texts, 2**24))
-    for more in _in_processes("_count_pieces", tasks, workers):
+    tasks = ((group, special_tokens, pattern) for group in _groups(texts, 2**23))
+    for more in _in_processes("_count_pieces", tasks, workers, here=2):
         words.update(more)
         if len(words) > max_words:
             dropped = max(dropped, sorted(words.values(), reverse=True)[max_words // 2])
