@@ -45,8 +45,8 @@ from .bpe import EOT, load_tokenizer, read_blocks, read_parts
 class Corpus:
     "Documents to learn from, and others to be tested on."
     name: str  # names the folder of its tokens
-    train: "Sequence[str] | Documents"  # documents to learn from
-    val: "Sequence[str] | Documents"  # documents that training never sees
+    train: Iterable[str]  # documents to learn from: a list, or `Documents` where they are too many for memory
+    val: Iterable[str]  # documents that training never sees, likewise
     log_prob: Callable[[str], float] | None = None  # nats of a document, where its true source is known
     source: str = ""  # one line: where it came from, under which licence
     split: str = ""  # how it was divided into the two

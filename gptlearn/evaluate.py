@@ -9,12 +9,13 @@ __all__ = ['Score', 'document_chunks', 'total_loss', 'evaluate', 'bits_per_byte'
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
 from torch import nn
 
-from .data import Corpus, Prepared
+from .data import Corpus, LongText, Prepared
 from .model import GPT, cross_entropy
 from .tales import tale_log_prob
 
@@ -86,7 +87,7 @@ def total_loss(
 def evaluate(
     model: GPT,                      # any module that gives logits first
     tokenizer,                       # that the model was trained with
-    data,                            # a `Prepared` or `Corpus` (its validation part), a text, or (N,) token ids
+    data,                            # a `Prepared` or `Corpus` (its validation part), a text of any length, or (N,) ids
     batch_size: int = 32,            # windows at once
     max_tokens: int | None = None,   # score only so many from the beginning; None: all
 ) -> Score:
@@ -94,9 +95,9 @@ def evaluate(
     floor = None
     if isinstance(data, Prepared): tokens, floor = data.val, data.floor
     elif isinstance(data, Corpus):
-        tokens = [i for text in data.val for i in [*tokenizer.encode(text), tokenizer.eot]]
+        tokens = _read_tokens(tokenizer, data.val, max_tokens)
         if data.log_prob: floor = bits_per_byte(-sum(map(data.log_prob, data.val)), sum(len(t.encode()) for t in data.val))
-    else: tokens = [*tokenizer.encode(data), tokenizer.eot] if isinstance(data, str) else data
+    else: tokens = _read_tokens(tokenizer, [data], max_tokens) if isinstance(data, (str, LongText)) else data
     tokens = np.asarray(tokens[:max_tokens], dtype=np.int64)
     if not len(tokens): raise ValueError("there is nothing to evaluate: the text is empty")
     loss = total_loss(model, document_chunks(tokens, tokenizer.eot, model.cfg.context_length), batch_size)
@@ -104,6 +105,14 @@ def evaluate(
     n_bytes = sum(n * len(tokenizer.token_bytes(i)) for i, n in zip(ids.tolist(), counts.tolist()))
     mean = loss / len(tokens)
     return Score(mean, math.exp(min(mean, 700)), bits_per_byte(loss, n_bytes), len(tokens), n_bytes, floor)
+
+def _read_tokens(tokenizer, documents, max_tokens):
+    "The ids of documents, an `eot` after each; nothing is read beyond the first `max_tokens`."
+    def ids():
+        for text in documents:
+            yield from tokenizer.encode(text) if isinstance(text, str) else tokenizer.encode_iter(text)
+            yield tokenizer.eot
+    return np.fromiter(islice(ids(), max_tokens), np.int64)
 
 # %% ../nbs/08_evaluate.ipynb #1c5d0dd8
 def bits_per_byte(
