@@ -395,6 +395,7 @@ def _end_with_parent():
         os._exit(1)
     threading.Thread(target=watch, daemon=True).start()
 
+# %% ../nbs/01_bpe.ipynb #56cfecc6
 def _groups(texts, size):
     "Lists of texts of about `size` characters together."
     group, length = [], 0
