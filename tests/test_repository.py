@@ -164,3 +164,12 @@ def test_a_chapter_has_outputs_and_starts_as_all_do(path):
     assert re.match(r"# .+\n+> .+", first), "the first text is a title and, after `> `, one sentence"
     badge = f"https://colab.research.google.com/github/gptlearn/gptlearn/blob/main/nbs/{path.name}"
     assert any(badge in source(c) for c in cells(path)), f"no Colab badge that opens {badge}"
+
+
+def test_the_table_of_the_index_agrees_with_the_chapters():
+    index = (ROOT / "nbs" / "index.ipynb").read_text(encoding="utf-8")
+    for path in sorted((ROOT / "nbs").glob("[0-9]*.ipynb")):
+        said = re.search(r"about (\d+) minutes to read, (\d+) s to run", path.read_text(encoding="utf-8"))
+        row = re.search(rf"\| \[[^]]*\]\({path.name}\).*\| (\d+) \| (\d+) \|", index)
+        assert row, f"the index has no row for {path.name}"
+        assert row.groups() == said.groups(), f"{path.name} says {said[0]}, the index {' and '.join(row.groups())}"
