@@ -429,7 +429,8 @@ def evaluate_run(args):
     if args.stories < 0: raise ValueError(f"--stories {args.stories} has no meaning: give 0 or more")
     if args.max_tokens is not None and args.max_tokens < 1:
         raise ValueError(f"--max_tokens {args.max_tokens} has no meaning: give 1 or more")
-    section, other = check_run(args.run)["data"], None
+    config, other, limit = check_run(args.run), None, args.max_tokens
+    section = config["data"]
     if args.text or args.corpus: other = open_corpus(args, (section.get("made_with") or {}).get("clean", ()))
     for name in ("clean", *corpus_options):
         if not other and getattr(args, name) is not None:
@@ -438,8 +439,10 @@ def evaluate_run(args):
     if other: data, name, what = other, other.name, "the validation part of it, which training would hold out"
     else:
         data = run_data(section)
-        name, what = data.meta["corpus"], "what the run held out"
-    print(f"{name}: {what}\n{evaluate(model, tokenizer, data, max_tokens=args.max_tokens)}")
+        name, limit = data.meta["corpus"], limit or config["train"].get("final_eval_tokens")  # as at the run's end
+        what = "what the run held out"
+        if limit and limit < len(data.val): what = f"the first {limit:,} of {len(data.val):,} tokens that the run held out"
+    print(f"{name}: {what}\n{evaluate(model, tokenizer, data, max_tokens=limit)}")
     if name == "tales" and args.stories:
         share = grammar_share(stories(model, tokenizer, args.stories))
         print(f"{share:.0%} of {args.stories} generated stories lie inside the grammar (temperature 0.7)")

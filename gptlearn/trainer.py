@@ -58,7 +58,8 @@ class TrainConfig:
     beta2: float = 0.95                  # of AdamW
     grad_clip: float = 1.0               # largest norm of the whole gradient
     eval_every: int | None = None        # steps; None: ten times a run
-    eval_tokens: int | None = 32768      # validation tokens at each of these; None, and at the end: all
+    eval_tokens: int | None = 32768      # validation tokens at each of these; None: all
+    final_eval_tokens: int | None = None # and at the end; None: all, or what fits into a quarter of `minutes`
     log_every: int = 10                  # steps between two lines of metrics.jsonl
     checkpoint_every: int | None = None  # steps; None: at each evaluation
     keep_checkpoints: int = 2            # so many of the newest stay, and the best
@@ -75,7 +76,7 @@ class TrainConfig:
 
 # %% ../nbs/10_trainer.ipynb #67071647
 def _check(cfg):
-    may_be_none = ("steps", "minutes", "eval_every", "eval_tokens", "checkpoint_every")
+    may_be_none = ("steps", "minutes", "eval_every", "eval_tokens", "final_eval_tokens", "checkpoint_every")
     def each(names, allowed, rule):
         for name in names.split():
             value, default = getattr(cfg, name), type(cfg).__dataclass_fields__[name].default
@@ -84,7 +85,8 @@ def _check(cfg):
                 raise ValueError(f"{name}={value!r} must be {rule}: the default is {default!r}")
     def number(x): return isinstance(x, (int, float)) and not isinstance(x, bool)
     def whole(x): return isinstance(x, int) and not isinstance(x, bool)
-    each("steps batch_size grad_accum eval_every eval_tokens log_every checkpoint_every keep_checkpoints",
+    each("steps batch_size grad_accum eval_every eval_tokens final_eval_tokens log_every checkpoint_every "
+         "keep_checkpoints",
          lambda x: whole(x) and x >= 1, "a whole number of at least 1")
     each("sample_tokens", lambda x: whole(x) and x >= 0, "a whole number of at least 0")
     each("seed", lambda x: whole(x) and 0 <= x < 2**32, f"a whole number from 0 to {2**32 - 1}")
@@ -244,7 +246,7 @@ def fit(self: Trainer) -> Trainer:
             self.train_step()
             last = self.step == cfg.steps
             if last or self.step % cfg.log_every == 0: self.log()
-            if last or self.step % cfg.eval_every == 0: self.validate(None if last else cfg.eval_tokens)
+            if last or self.step % cfg.eval_every == 0: self.validate(cfg.final_eval_tokens if last else cfg.eval_tokens)
             self.call("after_step")
         self.rng = rng_state()
         self.call("after_fit")
@@ -702,7 +704,9 @@ def plan_steps(
         set_trainer_state(trainer, tensors, state)
         set_rng_state(before)
         trainer.rng, cfg.steps = rng, steps
-    last = evaluation * max(1, n / (cfg.eval_tokens or n))
+    a_token = evaluation / min(n, cfg.eval_tokens or n)
+    if cfg.final_eval_tokens is None and n * a_token > budget / 4: cfg.final_eval_tokens = int(budget / 4 / a_token)
+    last = a_token * min(n, cfg.final_eval_tokens or n)
     evaluations = 9 * evaluation + last + 11 * sample                   # as `fit` makes them
     left = 0.97 * budget - (time.perf_counter() - began) - evaluations  # the rest: checkpoints and pictures
     return max(10, int(left / (sum(times[2:]) / len(times[2:]))))       # the first steps warm up: not counted
