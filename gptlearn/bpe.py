@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['EOT', 'GPT2_PATTERN', 'GPT4_PATTERN', 'split_special', 'Tokenizer', 'ByteTokenizer', 'read_blocks', 'read_parts',
-           'safe_parts', 'CharTokenizer', 'learn_merges', 'count_words', 'apply_merges', 'BPE', 'load_tokenizer']
+           'safe_parts', 'CharTokenizer', 'learn_merges', 'count_words', 'apply_merges', 'BPE', 'room_in',
+           'write_whole', 'load_tokenizer']
 
 # %% ../nbs/01_bpe.ipynb #299561e8
-import codecs, gzip, hashlib, json, os, re, threading, time, warnings, zlib
+import codecs, errno, gzip, hashlib, json, os, re, threading, time, warnings, zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from heapq import heapify, heappop, heappush
 from itertools import chain, islice, repeat
@@ -637,18 +639,40 @@ def _from_state(cls: BPE, state):
     return cls(vocab, merges, state["special_tokens"], state["pattern"])
 
 # %% ../nbs/01_bpe.ipynb #dc4b4cc6
+@contextmanager
+def room_in(
+    folder: str | Path,  # where something is written inside of this
+):
+    "Where the disk gets full, say so in one sentence; raises `OSError`."
+    try: yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): raise
+        full = OSError(f"the disk of {folder} is full ({error.strerror}): what was half written is removed; make room, "
+                       "or write to another disk")
+        full.errno = error.errno
+        raise full from error
+
+def write_whole(
+    path: str | Path,
+    data: bytes,
+):
+    "Write a file whole or not at all; raises `OSError`, in one sentence, where the disk is full."
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with room_in(path.parent), open(part, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # on the disk, and not only in memory
+        os.replace(part, path)
+    finally: part.unlink(missing_ok=True)  # after an error
+
+# %% ../nbs/01_bpe.ipynb #7e193787
 @patch
 def save(self: Tokenizer, path: str | Path):
     "Write the tokenizer as a readable JSON file, whole or not at all."
-    _write_whole(Path(path), _to_json(self._state()).encode("utf-8", "backslashreplace"))
-
-def _write_whole(path, data):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        part.write_bytes(data)
-        os.replace(part, path)  # in one step: a reader sees the old file or the new one
-    finally: part.unlink(missing_ok=True)
+    write_whole(path, _to_json(self._state()).encode("utf-8", "backslashreplace"))
 
 def _to_json(state):
     "JSON with a line for each merge, and each token as the text that it is."
@@ -762,8 +786,8 @@ def to_gpt2_files(self: BPE,
     merges = "".join(f"{show(a)} {show(b)}\n" for a, b in self.merges)
     encoder = {ids.get(id) or show(token): id for id, token in self.vocab.items()}
     Path(folder).mkdir(parents=True, exist_ok=True)
-    _write_whole(Path(folder) / "vocab.bpe", f"#version: 0.2\n{merges}".encode())
-    _write_whole(Path(folder) / "encoder.json", json.dumps(encoder).encode())
+    write_whole(Path(folder) / "vocab.bpe", f"#version: 0.2\n{merges}".encode())
+    write_whole(Path(folder) / "encoder.json", json.dumps(encoder).encode())
 
 # %% ../nbs/01_bpe.ipynb #48a791d8
 def _gpt2() -> BPE:

@@ -10,7 +10,6 @@ __all__ = ['cleaning', 'IN_MEMORY', 'corpora', 'Corpus', 'drop_repeats', 'split_
            'set_seed']
 
 # %% ../nbs/02_data.ipynb #89d3139a
-import errno
 import hashlib
 import json
 import os
@@ -38,7 +37,7 @@ from torch import Tensor
 from tqdm import tqdm
 import gptlearn
 from .tales import tale_log_prob, tales
-from .bpe import EOT, load_tokenizer, read_blocks, read_parts
+from .bpe import EOT, load_tokenizer, read_blocks, read_parts, room_in, write_whole
 
 # %% ../nbs/02_data.ipynb #bcb42585
 @dataclass(repr=False)
@@ -69,7 +68,8 @@ class Corpus:
 
     def __repr__(self):
         def count(split, what=""): return f"{len(split):,}{what}" if isinstance(split, Sequence) else repr(split)
-        counts = f"{count(self.train, ' documents')} to train, {count(self.val)} to validate"
+        documents = " document" if isinstance(self.train, Sequence) and len(self.train) == 1 else " documents"
+        counts = f"{count(self.train, documents)} to train, {count(self.val)} to validate"
         return f"Corpus {self.name!r}: {counts}. {self.source}".rstrip()
 
 # %% ../nbs/02_data.ipynb #b26e1729
@@ -396,30 +396,7 @@ def _download(url, path, sha256):
     if found != sha256:
         raise ValueError(f"{url} gave {len(data):,} bytes with sha256 {found}, but {sha256} was expected: nothing was "
                          f"written; try again, or put the right file at {path} by hand")
-    _write_whole(path, data)
-
-
-def _write_whole(path, data):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with _room_in(path.parent):
-            part.write_bytes(data)
-            _sync(part)
-        part.replace(path)
-    finally: part.unlink(missing_ok=True)  # after an error
-
-# %% ../nbs/02_data.ipynb #15db1a50
-@contextmanager
-def _room_in(folder):
-    "Where the disk gets full inside of this, say so in one sentence."
-    try: yield
-    except OSError as e:
-        if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): raise
-        full = OSError(f"the disk of {folder} is full ({e.strerror}): what was half written is removed; make room, or "
-                       f"give a data_dir on another disk")
-        full.errno = e.errno
-        raise full from e
+    write_whole(path, data)
 
 
 def _sync(path):
@@ -483,7 +460,7 @@ def _new_folder(path):
         lock = _lock(temp, wait=False)
     finally: _unlock(guard)
     try:
-        with _room_in(path.parent): yield temp
+        with room_in(path.parent): yield temp
     finally:
         shutil.rmtree(temp, ignore_errors=True)  # after an error, or what is left of it
         _unlock(lock)
@@ -676,7 +653,7 @@ def _fetch_wikitext2(hub, folder):
         splits = _load_dataset(hub, "wikitext-2-raw-v1", by_hand, cache_dir=cache)
         files = [(name, "".join(row or " \n" for row in splits[split]["text"]))
                  for split, name in (("validation", "valid.txt"), ("train", "train.txt"))]
-    for name, text in files: _write_whole(folder / name, text.encode())
+    for name, text in files: write_whole(folder / name, text.encode())
 
 # %% ../nbs/02_data.ipynb #3fb82ddb
 def tinystories_corpus(

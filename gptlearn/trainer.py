@@ -30,8 +30,8 @@ from fastcore.basics import patch
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
-from .bpe import load_tokenizer
-from .data import Prepared, TokenBatches, _sha256, _sync, _write_whole, set_seed
+from .bpe import load_tokenizer, write_whole
+from .data import Prepared, TokenBatches, _sha256, _sync, set_seed
 from .evaluate import Score, evaluate
 from .generate import generate
 from .model import GPT, GPTConfig
@@ -324,7 +324,7 @@ class Metrics(Callback):
     """Appends each line of `history` to metrics.jsonl; after a resume the file begins with those
     up to the checkpoint."""
     def before_fit(self, trainer):
-        if trainer.run_dir: _write_whole(trainer.run_dir / "metrics.jsonl", _json_lines(trainer.history))
+        if trainer.run_dir: write_whole(trainer.run_dir / "metrics.jsonl", _json_lines(trainer.history))
         self.written = len(trainer.history)
 
     def after_step(self, trainer):
@@ -353,7 +353,7 @@ class Samples(Callback):
             told = path.read_bytes().decode() if path.exists() else ""
             parts = [p for p in re.split(r"^(?=--- step \d+$)", told, flags=re.M)
                      if p and int(p.split()[2]) <= trainer.step]  # after a resume, later ones go
-            _write_whole(path, "".join(parts).encode())
+            write_whole(path, "".join(parts).encode())
             if parts: return
         if trainer.step == 0: self.after_eval(trainer)
 
@@ -531,7 +531,7 @@ class Checkpoint(Callback):
         data = dict(path=str(trainer.data.path), corpus=trainer.data.meta["corpus"],
                     fingerprint=trainer.data.meta["corpus_fingerprint"])
         config = dict(model=asdict(trainer.model.cfg), train=asdict(trainer.cfg), data=data)
-        _write_whole(path, yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
+        write_whole(path, yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
         self.saved = trainer.step
         if not checkpoints(trainer.run_dir): self.save(trainer)    # a crash before the next one loses nothing
 
@@ -618,7 +618,7 @@ class ProgressPlot(Callback):
         live = _in_jupyter()
         if not live and not trainer.run_dir: return
         png = loss_curve(trainer)
-        if trainer.run_dir: _write_whole(trainer.run_dir / "loss_curve.png", png)
+        if trainer.run_dir: write_whole(trainer.run_dir / "loss_curve.png", png)
         if not live: return
         from IPython.display import Image, display
         if self.handle is None: self.handle = display(Image(png, width=640), display_id=True)
