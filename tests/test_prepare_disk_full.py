@@ -9,12 +9,12 @@ if os.name == "nt": pytest.skip("limits of POSIX", allow_module_level=True)
 
 PREPARE = """
 import os, resource
-from gptlearn.bpe import ByteTokenizer
-from gptlearn.data import Corpus, _write_whole, prepare
+from gptlearn.bpe import ByteTokenizer, write_whole
+from gptlearn.data import Corpus, prepare
 from pathlib import Path
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))  # no file may grow beyond that
 for act in (lambda: prepare(Corpus("full", ["a" * 50_000], ["b"]), ByteTokenizer()),
-            lambda: _write_whole(Path("raw/input.txt"), b"a" * 50_000)):
+            lambda: write_whole(Path("raw/input.txt"), b"a" * 50_000)):
     try: act()
     except OSError as e: print(e)
 print(os.listdir("data/processed"))
