@@ -729,7 +729,9 @@ def encode_batch(self: Tokenizer,
 @lru_cache(maxsize=4)
 def _tokenizer_of(state: str):
     state = json.loads(state)
-    return {cls.kind: cls for cls in (BPE, CharTokenizer, ByteTokenizer)}[state["kind"]]._from_state(state)
+    return _class_of(state["kind"])._from_state(state)
+
+def _class_of(kind): return next(cls for cls in (BPE, CharTokenizer, ByteTokenizer) if cls.kind == kind)
 
 def _encode_group(tokenizer, texts, allowed_special):
     "The ids of some texts in one array, and where each but the last one ends in it."
@@ -814,5 +816,4 @@ def load_tokenizer(
     if path.is_dir(): path = path / "tokenizer.json"
     if not path.exists():
         raise FileNotFoundError(f'no tokenizer {str(name_or_path)!r}: give "gpt2", "byte" or the path of a saved one')
-    kinds = {cls.kind: cls for cls in (BPE, CharTokenizer, ByteTokenizer)}
-    return kinds[_read(path)["kind"]].load(path)
+    return _class_of(_read(path)["kind"]).load(path)
