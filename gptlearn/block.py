@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from .attention import Dropout
-from .embeddings import Linear
+from .embeddings import Linear, _check_width
 
 # %% ../nbs/05_block.ipynb #b6c650c0
 class LayerNorm(nn.Module):
     """Give each token's channels mean 0 and variance 1, then a learned scale and shift.
 
+    Raises ValueError where `x` has another width.
     Source: [Ba et al., 2016](https://arxiv.org/abs/1607.06450).
     """
     def __init__(self,
@@ -32,12 +33,16 @@ class LayerNorm(nn.Module):
     def forward(self,
         x: Tensor,  # (..., C) activations
     ) -> Tensor:  # same shape and dtype; half precision is computed in float32
-        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+        _check_width(x, len(self.weight))
+        h = x.to(torch.promote_types(x.dtype, torch.float32))
+        weight, bias = (None if p is None else p.to(h.dtype) for p in (self.weight, self.bias))
+        return F.layer_norm(h, weight.shape, weight, bias, self.eps).to(x.dtype)
 
 # %% ../nbs/05_block.ipynb #927e8484
 class RMSNorm(nn.Module):
     """Divide each token's channels by their root mean square, then a learned scale.
 
+    Raises ValueError where `x` has another width.
     Source: [Zhang & Sennrich, 2019](https://arxiv.org/abs/1910.07467).
     """
     def __init__(self,
@@ -51,11 +56,12 @@ class RMSNorm(nn.Module):
     def forward(self,
         x: Tensor,  # (..., C) activations
     ) -> Tensor:  # same shape and dtype; half precision is computed in float32
+        _check_width(x, len(self.weight))  # a width of 1 would be stretched silently
         h = x.to(torch.promote_types(x.dtype, torch.float32))  # squares of float16 overflow from 256 on
         h = h * torch.rsqrt(h.square().mean(-1, keepdim=True) + self.eps)
         return (h * self.weight).to(x.dtype)
 
-# %% ../nbs/05_block.ipynb #51312e29
+# %% ../nbs/05_block.ipynb #bea42711
 def relu(
     x: Tensor,  # any shape
 ) -> Tensor:  # same shape
@@ -65,7 +71,7 @@ def relu(
 def relu2(
     x: Tensor,  # any shape
 ) -> Tensor:  # same shape
-    """The square of `relu(x)`.
+    """The square of `relu(x)`: leaves the range of float16 from 256 on, not that of bfloat16.
 
     Source: [So et al., 2021](https://arxiv.org/abs/2109.08668).
     """
@@ -80,15 +86,18 @@ def silu(
     """
     return F.silu(x)
 
-# %% ../nbs/05_block.ipynb #bea42711
+# %% ../nbs/05_block.ipynb #f1c0ed0c
 def gelu(
     x: Tensor,  # any shape
     approximate: str = "none",  # "none": exact, through erf; "tanh": the formula that GPT-2 was trained with
 ) -> Tensor:  # same shape
     """`x` times the chance that a standard normal number lies below it.
 
+    Raises ValueError for another `approximate`.
     Source: [Hendrycks & Gimpel, 2016](https://arxiv.org/abs/1606.08415).
     """
+    if approximate not in ("none", "tanh"):
+        raise ValueError(f"approximate={approximate!r} is unknown: choose 'none' (exact) or 'tanh'")
     return F.gelu(x, approximate=approximate)
 
 # %% ../nbs/05_block.ipynb #db12c071

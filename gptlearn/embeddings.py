@@ -6,6 +6,7 @@
 __all__ = ['Embedding', 'Linear', 'LearnedPositions', 'sinusoidal_positions', 'SinusoidalPositions', 'RoPE']
 
 # %% ../nbs/03_embeddings.ipynb #ae74eabb
+import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,6 +19,8 @@ def _rows(
     remedy: str, # what to do about a wrong one
 ) -> Tensor: # (…, d)
     "The rows of `table` at `ids`; a CPU says which id is wrong, a GPU only stops."
+    if ids.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"{what}s of {ids.dtype} name no rows: make them whole numbers with .long()")
     try: return F.embedding(ids, table)
     except IndexError:
         wrong = ids[(ids < 0) | (ids >= len(table))][0].item()
@@ -41,8 +44,36 @@ class Embedding(nn.Module):
     def extra_repr(self): return f"{len(self.weight)}, {self.weight.shape[1]}"
 
 # %% ../nbs/03_embeddings.ipynb #75fe7669
+def _check_width(
+    x: Tensor, # what a layer was given
+    d: int, # how many channels it takes
+):
+    "Raise ValueError where the last dimension of `x` is not `d`."
+    if x.shape[-1:] != (d,):
+        raise ValueError(f"x {tuple(x.shape)} does not fit: this layer takes {d} channels, "
+                         f"so give x as (…, {d})")
+
+# %% ../nbs/03_embeddings.ipynb #c196f5bb
+def _wants_slices(x, w):
+    "Few rows through a large float32 weight on a CPU, no gradient wanted, no autocast."
+    return (x.numel() <= 32 * w.shape[1] and w.numel() >= 2 ** 16 and x.dtype == w.dtype == torch.float32 and x.is_cpu
+            and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu"))
+
+def _in_slices(
+    x: Tensor, # (M, d_in)
+    w: Tensor, # (d_out, d_in)
+) -> Tensor: # (M, d_out), x @ w.T
+    (M, d_in), n, c = x.shape, len(w) - len(w) % 16, 16
+    slices = w[:n].view(c, -1, d_in)
+    if M <= 4: y = torch.bmm(slices, x.T.expand(c, d_in, M)).view(n, M).T.contiguous()
+    else: y = torch.bmm(x.expand(c, M, d_in), slices.mT).transpose(0, 1).reshape(M, n)
+    return y if n == len(w) else torch.cat((y, F.linear(x, w[n:])), -1)    # the rows that are left over
+
+# %% ../nbs/03_embeddings.ipynb #45b2adff
 class Linear(nn.Module):
-    "`x @ weight.T + bias`: every output is a dot product of the input with a row of the weight."
+    """`x @ weight.T + bias`: every output is a dot product of the input with a row of the weight.
+
+    Raises ValueError for an input of another width."""
     def __init__(self,
         d_in: int, # width of what comes in
         d_out: int, # width of what goes out
@@ -55,7 +86,11 @@ class Linear(nn.Module):
     def forward(self,
         x: Tensor, # (…, d_in)
     ) -> Tensor: # (…, d_out)
-        return F.linear(x, self.weight, self.bias)
+        w, b = self.weight, self.bias
+        _check_width(x, w.shape[1])
+        if not _wants_slices(x, w): return F.linear(x, w, b)
+        y = _in_slices(x.reshape(-1, w.shape[1]), w).view(*x.shape[:-1], len(w))
+        return y if b is None else y + b
 
     def extra_repr(self): return f"{self.weight.shape[1]}, {self.weight.shape[0]}, bias={self.bias is not None}"
 
@@ -128,6 +163,21 @@ def _cos_sin(
     return lay_out(angles.cos(), angles.cos()), lay_out(-angles.sin(), angles.sin())
 
 # %% ../nbs/03_embeddings.ipynb #d1c22b20
+def _fitted(
+    positions: Tensor, # (T,), or (B, T) where x has a batch
+    x: Tensor, # (…, T, D)
+    D: int, # the width that x must have
+) -> Tensor: # positions that serve all heads of x alike
+    "Raise ValueError where `x` and `positions` do not fit each other or the width."
+    T = x.shape[-2] if x.ndim > 1 else None
+    fitting = [(T,), (1, T), (len(x), T)] if x.ndim > 2 else [(T,)]
+    if T is None or x.shape[-1] != D or tuple(positions.shape) not in fitting:
+        raise ValueError(f"x {tuple(x.shape)} and positions {tuple(positions.shape)} do not fit: give x "
+                         f"as (…, T, {D}) and a position for each token, (T,) or (B, T)")
+    if positions.ndim == 1: return positions
+    return positions.view(len(positions), *[1] * (x.ndim - 3), T)
+
+# %% ../nbs/03_embeddings.ipynb #d3e4434f
 class RoPE(nn.Module):
     """Rotary positions ([Su et al., 2021](https://arxiv.org/abs/2104.09864)): turn pairs of channels by the position.
 
@@ -140,6 +190,7 @@ class RoPE(nn.Module):
     ):
         super().__init__()
         if d_head % 2: raise ValueError(f"d_head={d_head} is odd: RoPE turns pairs of channels, choose an even d_head")
+        if not 0 < base < math.inf: raise ValueError(f"base={base} must be above 0: 10000.0 is usual")
         self.d_head, self.interleaved = d_head, interleaved
         self.settings = context_length, d_head, base, interleaved  # all that the tables depend on
         for name, table in zip(("cos", "sin"), _cos_sin(*self.settings)):
@@ -150,14 +201,11 @@ class RoPE(nn.Module):
         x: Tensor, # (…, T, D) queries or keys, for attention (B, H, T, D)
         positions: Tensor, # (T,) integers, or (B, T) where the texts of a batch stand at different places
     ) -> Tensor: # like x in shape and dtype, computed in float32 (or finer, if x is)
-        T, D = x.shape[-2:]
-        if D != self.d_head or positions.shape not in ((T,), (1, T), (len(x), T)):
-            raise ValueError(f"x {tuple(x.shape)} and positions {tuple(positions.shape)} do not fit: give x as "
-                             f"(…, T, {self.d_head}) and a position for each token, (T,) or (B, T)")
-        if positions.ndim == 2: positions = positions.view(len(positions), *[1] * (x.ndim - 3), T)  # one for all heads
+        positions = _fitted(positions, x, self.d_head)
         remedy = "shorten the text, or raise context_length"
         cos, sin = (_rows(table, positions, "position", remedy) for table in (self.cos, self.sin))
-        partner = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2) if self.interleaved else x.roll(D // 2, -1)
+        if self.interleaved: partner = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+        else: partner = x.roll(self.d_head // 2, -1)
         return (x * cos + partner * sin).to(x.dtype)
 
     def _apply(self, fn, *args):  # .to(), .half() and the like: the tables move with the model, but are never rounded
