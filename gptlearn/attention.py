@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from fastcore.basics import patch
 from .embeddings import Linear
 
 # %% ../nbs/04_attention.ipynb #72853aa4
@@ -63,7 +64,7 @@ def scaled_dot_product_attention(
     dropout: float = 0.0,  # the share of weights to drop: always dropped, so pass 0 in eval
 ) -> Tensor:  # (..., T, D_v)
     "Mix the values by how well their keys answer each query ([Vaswani et al., 2017](https://arxiv.org/abs/1706.03762))."
-    scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])  # (..., T, S)
+    scores = q / math.sqrt(q.shape[-1]) @ k.transpose(-2, -1)  # (..., T, S); √d first: float16 ends at 65,504
     if mask is not None: scores = scores.masked_fill(~mask, -torch.inf)
     weights = softmax(scores)
     if dropout > 0: weights = _drop(weights, dropout)
@@ -75,16 +76,20 @@ def causal_attention(
     k: Tensor,  # (B, H_kv, S, D) keys of all S tokens, each head for H / H_kv neighbouring query heads
     v: Tensor,  # (B, H_kv, S, D) values
     dropout: float = 0.0,  # the share of weights to drop: pass 0 in eval
+    positions: Tensor | None = None,  # (B, T) where each query stands among the keys; None: the last T places
 ) -> Tensor:  # (B, H, T, D)
-    "`scaled_dot_product_attention` under `causal_mask(T, S)`, heads shared, in PyTorch's fused kernel."
+    "`scaled_dot_product_attention` under the causal mask, heads shared, in PyTorch's fused kernel."
     T, S = q.shape[-2], k.shape[-2]
-    mask = causal_mask(T, S, q.device) if T != S and T > 1 else None
-    shared = q.shape[1] != k.shape[1]
-    return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=T == S, enable_gqa=shared)
+    if positions is not None: mask = torch.arange(S, device=q.device) <= positions[:, None, :, None]  # (B, 1, T, S)
+    else: mask = causal_mask(T, S, q.device) if T != S and T > 1 else None
+    causal, shared = mask is None and T == S, q.shape[1] != k.shape[1]
+    return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=causal, enable_gqa=shared)
 
 # %% ../nbs/04_attention.ipynb #5ae0f4cd
 class KVCache:
-    "Room for the keys and values of every layer, allocated once; `length` tokens are stored so far."
+    """Room for the keys and values of every layer, allocated once. A token's column is its position.
+
+    So a query at position p may look at columns 0 to p, and to forget a text's end is to lower its length."""
     def __init__(self,
         n_layer: int,
         batch_size: int,  # B
@@ -97,44 +102,103 @@ class KVCache:
         shape = n_layer, batch_size, n_kv_head, context_length, d_head
         self.k = torch.zeros(shape, dtype=dtype, device=device)  # (n_layer, B, H_kv, L, D)
         self.v = torch.zeros(shape, dtype=dtype, device=device)
-        self.context_length, self.length = context_length, 0
+        self.context_length = context_length
+        self.reset()
+
+    def reset(self):
+        "Forget everything and keep the memory."
+        self.length = 0  # tokens stored so far, in the longest row
+        self.lengths = None  # (B,) tokens stored in each row; None: `length` in all of them
 
     def layer(self, i: int) -> "LayerCache":
         "The share of layer `i`, which its attention takes as `cache`."
         return LayerCache(self, i)
 
-    def advance(self, T: int):
-        "Count `T` more tokens as stored: once a step, after every layer has written its own."
-        self.length += T
-
-    def reset(self):
-        "Forget everything and keep the memory."
-        self.length = 0
+    def positions(self,
+        T: int,  # new tokens a row
+    ) -> Tensor:  # (T,), or (B, T) if the rows are of different lengths
+        "Where the next `T` tokens stand."
+        if self.lengths is None: return torch.arange(self.length, self.length + T, device=self.k.device)
+        return self.lengths[:, None] + torch.arange(T, device=self.k.device)
 
 # %% ../nbs/04_attention.ipynb #28cc94e6
+@patch
+def advance(self: KVCache,
+    T: int | Tensor,  # how many tokens are new: in every row, or (B,) in each
+):
+    "Count `T` more tokens as stored: once a step, after every layer has written; ValueError if they do not fit."
+    T = _counts(self, "T", T)
+    lengths = T + (self.length if self.lengths is None else self.lengths)
+    length = int(lengths.max()) if isinstance(T, Tensor) else self.length + T
+    if length > self.context_length:
+        raise ValueError(f"{length} tokens do not fit into context_length={self.context_length}: "
+                         "set_length() or reset() forgets some, a longer cache holds more")
+    self.length, self.lengths = length, lengths if isinstance(lengths, Tensor) else None
+
+
+@patch
+def set_length(self: KVCache,
+    length: int | Tensor,  # for every row, or (B,) for each: at most what is stored there
+):
+    "Keep the first `length` tokens and forget the rest, which is overwritten next; ValueError if fewer are stored."
+    length, stored = _counts(self, "length", length), self.length if self.lengths is None else self.lengths
+    if torch.as_tensor(length > stored).any():
+        raise ValueError(f"length={length} is more than is stored, {stored}: set_length() only forgets, "
+                         "so choose that or less; advance() counts new tokens")
+    self.lengths, self.length = (length, int(length.max())) if isinstance(length, Tensor) else (None, length)
+
+# %% ../nbs/04_attention.ipynb #94703d78
+def _counts(cache, name, n):
+    "`n` as it is, or its own copy on the cache's device; ValueError if it does not count tokens."
+    B, rows = cache.k.shape[1], isinstance(n, Tensor)
+    whole = n.shape == (B,) and n.dtype in (torch.int64, torch.int32) if rows else isinstance(n, int)
+    if not whole or (n < 0 if not rows else (n < 0).any()):
+        raise ValueError(f"{name}={n} does not count tokens: give a whole number from 0 on, or {B} of them, "
+                         f"one a row, as a tensor ({B},) of integers")
+    return n.to(cache.k.device, torch.int64, copy=True) if rows else n
+
+# %% ../nbs/04_attention.ipynb #8007a13f
 class LayerCache:
     "One layer's share of a `KVCache`."
-    def __init__(self, cache: KVCache, i: int): self.cache, self.i = cache, i
+    def __init__(self, cache: KVCache, i: int): self.cache, self.k, self.v = cache, cache.k[i], cache.v[i]
 
     @property
     def length(self) -> int: return self.cache.length
 
+    def positions(self, T: int) -> Tensor: return self.cache.positions(T)
+
     def update(self,
         k: Tensor,  # (B, H_kv, T, D) keys of T new tokens
         v: Tensor,  # (B, H_kv, T, D) their values
-    ) -> tuple[Tensor, Tensor]:  # keys and values of all tokens so far, each (B, H_kv, length + T, D)
-        "Write new entries at `length` and return all so far; `ValueError` where they do not fit."
-        (B, _, T, _), L, start = k.shape, self.cache.context_length, self.length
+        positions: Tensor | None = None,  # (B, T) their columns, where the rows differ; None: on from what is stored
+    ) -> tuple[Tensor, Tensor]:  # keys and values of all tokens so far, each (B, H_kv, length + T, D), in k's dtype
+        "Write new entries and return all so far; ValueError where they do not fit."
+        (B, H, L, D), T, start = self.k.shape, k.shape[-2], self.cache.length
+        if k.shape != (B, H, T, D) or v.shape != k.shape:
+            raise ValueError(f"keys {tuple(k.shape)} and values {tuple(v.shape)} do not fit this cache: its rows, "
+                             f"heads and width are those of ({B}, {H}, T, {D}), so make another with theirs")
         if start + T > L:
             raise ValueError(f"{start} tokens are stored and {T} more do not fit into context_length={L}: "
                              f"reset() the cache, or make one with context_length={start + T} or more")
-        if B != (rows := self.cache.k.shape[1]):
-            raise ValueError(f"a batch of {B} met a cache of batch_size={rows}: make a cache with batch_size={B}")
-        stored_k, stored_v = self.cache.k[self.i, :, :, :start + T], self.cache.v[self.i, :, :, :start + T]
-        stored_k[:, :, start:], stored_v[:, :, start:] = k.detach(), v.detach()  # numbers, not their graph
-        return stored_k.to(k.dtype), stored_v.to(v.dtype)
+        if k.requires_grad or v.requires_grad: k, v = k.detach(), v.detach()  # remember numbers, not their graph
+        all_k, all_v = self.k[:, :, :start + T], self.v[:, :, :start + T]
+        all_k[:, :, start:], all_v[:, :, start:] = k, v
+        if positions is None and self.cache.lengths is not None: positions = self.positions(T)
+        if positions is not None: _write_rows(all_k, all_v, k, v, positions)
+        return (all_k, all_v) if all_k.dtype == k.dtype else (all_k.to(k.dtype), all_v.to(k.dtype))
 
-# %% ../nbs/04_attention.ipynb #775be71b
+# %% ../nbs/04_attention.ipynb #688b742a
+def _write_rows(all_k, all_v, k, v, positions):
+    "Each row's new entries at its own columns."
+    B, _, T, _ = k.shape
+    if positions.shape != (B, T):
+        raise ValueError(f"positions {tuple(positions.shape)} met rows of different lengths: give ({B}, {T}), "
+                         "as positions() of the cache does, or None")
+    row = torch.arange(B, device=k.device)[:, None]  # (B, 1): with positions (B, T), one column each
+    for new, memory in ((k, all_k), (v, all_v)):
+        memory[row, :, positions] = new.transpose(1, 2).to(memory.dtype)
+
+# %% ../nbs/04_attention.ipynb #8033cf3d
 class CausalSelfAttention(nn.Module):
     "Multi-head attention in which every token looks at itself and the tokens before it."
     def __init__(self,
@@ -156,26 +220,39 @@ class CausalSelfAttention(nn.Module):
         self.qkv = Linear(d_model, (n_head + 2 * n_kv_head) * d_head, bias)  # rows: all queries, keys, values
         self.out = Linear(n_head * d_head, d_model, bias)
         self.dropout, self.rope, self.q_norm, self.k_norm = Dropout(dropout), rope, q_norm, k_norm
-
     def forward(self,
         x: Tensor,  # (B, T, C) activations
-        positions: Tensor | None = None,  # (T,) positions for rope; None: on from the cache's length
+        positions: Tensor | None = None,  # (T,), or (B, T) where rows differ; None: on from the cache's length
         cache: LayerCache | None = None,  # this layer's share of a KVCache, which the caller advances
     ) -> Tensor:  # (B, T, C)
+        if x.ndim != 3: raise ValueError(f"x has shape {tuple(x.shape)}: give (B, T, C), as x[None]")
         (B, T, _), H, H_kv = x.shape, self.n_head, self.n_kv_head
-        heads = self.qkv(x).view(B, T, -1, self.d_head).transpose(1, 2)  # (B, H + 2 H_kv, T, D)
-        q, k, v = heads.split((H, H_kv, H_kv), dim=1)
+        heads = self.qkv(x).view(B, T, -1, self.d_head).transpose(1, 2)
+        q, k, v = heads.split((H, H_kv, H_kv), dim=1)  # (B, heads, T, D) each
         if self.q_norm is not None: q = self.q_norm(q)
         if self.k_norm is not None: k = self.k_norm(k)
-        if self.rope is not None:
-            past = 0 if cache is None else cache.length
-            if positions is None: positions = torch.arange(past, past + T, device=x.device)
-            q, k = self.rope(q, positions), self.rope(k, positions)
-        if cache is not None: k, v = cache.update(k, v)  # (B, H_kv, S, D): and the past's
-        y = causal_attention(q, k, v, self.dropout.p if self.training else 0.0)  # (B, H, T, D)
+        ragged = cache is not None and cache.cache.lengths is not None  # rows of different lengths
+        if positions is None and (ragged or self.rope is not None): positions = _following(x, cache)
+        if self.rope is not None: q, k = _turn(self.rope, q, k, positions)
+        if not ragged: positions = None  # below they mean columns
+        if cache is not None: k, v = cache.update(k, v, positions)  # and the past's
+        y = causal_attention(q, k, v, self.dropout.p if self.training else 0.0, positions)  # (B, H, T, D)
         return self.dropout(self.out(y.transpose(1, 2).reshape(B, T, -1)))
 
-# %% ../nbs/04_attention.ipynb #d6a3d029
+# %% ../nbs/04_attention.ipynb #4352caaf
+def _following(x, cache):
+    "The positions of `x`: from 0, or on from what is stored."
+    T = x.shape[1]
+    return torch.arange(T, device=x.device) if cache is None else cache.positions(T)
+
+
+def _turn(rope, q, k, positions):
+    "Queries and keys, turned by their positions."
+    if q.shape[2] > 1: return rope(q, positions), rope(k, positions)
+    both = rope(torch.cat((q, k), dim=1), positions)  # for a single token a call costs more than its numbers
+    return both.split((q.shape[1], k.shape[1]), dim=1)
+
+
 def _share(whole, whole_name, parts, parts_name):
     "whole / parts, or a ValueError that lists what would do."
     if parts >= 1 and whole % parts == 0: return whole // parts
