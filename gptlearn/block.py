@@ -33,10 +33,12 @@ class LayerNorm(nn.Module):
     def forward(self,
         x: Tensor,  # (..., C) activations
     ) -> Tensor:  # same shape and dtype; half precision is computed in float32
-        _check_width(x, len(self.weight))
+        w, b = self.weight, self.bias
+        _check_width(x, len(w))
+        if x.dtype == w.dtype == torch.float32: return F.layer_norm(x, w.shape, w, b, self.eps)  # nothing to widen
         h = x.to(torch.promote_types(x.dtype, torch.float32))
-        weight, bias = (None if p is None else p.to(h.dtype) for p in (self.weight, self.bias))
-        return F.layer_norm(h, weight.shape, weight, bias, self.eps).to(x.dtype)
+        w, b = (None if p is None else p.to(h.dtype) for p in (w, b))
+        return F.layer_norm(h, w.shape, w, b, self.eps).to(x.dtype)
 
 # %% ../nbs/05_block.ipynb #927e8484
 class RMSNorm(nn.Module):

@@ -248,7 +248,7 @@ def new_cache(self: GPT,
     batch_size: int = 1,  # rows that will be decoded together
 ) -> KVCache:             # empty, with room for `context_length` tokens
     "A cache that fits this model."
-    c, w = self.cfg, self.head.weight
+    c, w = self.cfg, self.norm.weight  # of the stream's type: a head may be stored in fewer bits (chapter 07b)
     return KVCache(c.n_layer, batch_size, c.n_kv_head, c.context_length, c.d_head,
                    dtype=w.dtype, device=w.device)
 
