@@ -6,9 +6,9 @@
 __all__ = ['field_comments', 'recipe', 'demo_recipe', 'corpus_options', 'commands', 'add_fields', 'text_source', 'options_for',
            'open_corpus', 'make_tokenizer', 'check_length', 'free_folder', 'token_origin', 'restore_tokens', 'run_data',
            'open_data', 'Origin', 'Signals', 'fit', 'own_command', 'new_trainer', 'old_trainer', 'train', 'check_run',
-           'check_sampling', 'generate_text', 'stories', 'evaluate_run', 'prepare_tokens', 'in_tokens',
-           'train_tokenizer', 'stage', 'starter_text', 'demo', 'build_parser', 'one_sentence', 'gather_texts',
-           'no_empty_folders', 'main']
+           'is_export', 'check_sampling', 'generate_text', 'stories', 'evaluate_run', 'export', 'prepare_tokens',
+           'in_tokens', 'train_tokenizer', 'stage', 'starter_text', 'demo', 'build_parser', 'one_sentence',
+           'gather_texts', 'no_empty_folders', 'main']
 
 # %% ../nbs/19_cli.ipynb #23403062
 import difflib
@@ -43,6 +43,7 @@ from .data import (Corpus, Prepared, clean_text, cleaning, corpora, hf_corpus, l
                            text_corpus)
 from .evaluate import evaluate, grammar_share
 from .generate import generate, stream
+from .interop import load_pretrained, save_pretrained
 from .model import GPT, GPTConfig
 from .trainer import Callback, TrainConfig, Trainer, load_run, pick_device, resume
 
@@ -68,14 +69,14 @@ def add_fields(
 # %% ../nbs/19_cli.ipynb #4e09c339
 recipe = dict(  # what `gptlearn train` does unless it is told otherwise: chapter 11 tells what each choice is worth
     model=dict(vocab_size=1024, context_length=128, n_layer=4, n_head=4, d_model=128, position="rope", norm="rmsnorm",
-               activation="relu2", bias=False, tie_weights=False, qk_norm=True),
+               activation="swiglu", bias=False, tie_weights=False, qk_norm=True),
     train=dict(batch_size=16, lr=3e-3, muon_lr=0.02),
 )
 
 # %% ../nbs/19_cli.ipynb #4b8feab3
 demo_recipe = dict(  # small enough for 2 cores and 90 seconds
-    model=dict(context_length=160, n_layer=2, n_head=4, d_model=96, d_ff=256, position="rope", norm="rmsnorm",
-               activation="relu2", bias=False, tie_weights=False, qk_norm=True),
+    model=dict(context_length=160, n_layer=2, n_head=4, d_model=96, d_ff=176, position="rope", norm="rmsnorm",
+               activation="swiglu", bias=False, tie_weights=False, qk_norm=True),
     # every row begins with a story, since half a story leaves too much to guess;
     # the time is short, so the learning rates are high, and reached almost at once
     train=dict(minutes=1.45, batch_size=16, from_start=True, lr=0.03, muon_lr=0.06, lr_final=0.0, warmup=0.01,
@@ -374,10 +375,15 @@ def check_run(
     if isinstance(config, dict) and {"model", "train", "data"} <= set(config): return config
     raise ValueError(f"{file} is not what a run writes there, it lacks model, train or data: choose another run")
 
+def is_export(path: str | Path) -> bool:
+    "Is it a folder that `export` or transformers wrote, instead of a run?"
+    return (Path(path) / "config.json").is_file() and not (Path(path) / "config.yaml").is_file()
+
 def _open_run(args):
-    check_run(args.run)
+    if not is_export(args.run): check_run(args.run)
     device = pick_device(args.device)
-    model, tokenizer = load_run(args.run)
+    model, tokenizer = load_pretrained(args.run) if is_export(args.run) else load_run(args.run)
+    if tokenizer is None: raise ValueError(f"{args.run} has no tokenizer: put its tokenizer.json there")
     return model.to(device), tokenizer
 
 # %% ../nbs/19_cli.ipynb #d0aab808
@@ -401,12 +407,13 @@ def generate_text(args):
     model, tokenizer = _open_run(args)
     tokenizer.encode(args.prompt)  # raises here for characters that it has never seen, before anything is printed
     for i in range(args.samples):
+        pieces = stream(model, tokenizer, args.prompt, args.max_new_tokens, args.stop, temperature=args.temperature,
+                        top_k=args.top_k, top_p=args.top_p, min_p=args.min_p,
+                        repetition_penalty=args.repetition_penalty, at_end=args.at_end,
+                        seed=None if args.seed is None else args.seed + i)  # raises for the rest, before anything is printed
         if i: print("-" * 40)
         print(args.prompt, end="", flush=True)
-        for piece in stream(model, tokenizer, args.prompt, args.max_new_tokens, temperature=args.temperature,
-                            top_k=args.top_k, top_p=args.top_p, min_p=args.min_p, repetition_penalty=args.repetition_penalty,
-                            seed=None if args.seed is None else args.seed + i):
-            print(piece, end="", flush=True)
+        for piece in pieces: print(piece, end="", flush=True)
         print()
 
 # %% ../nbs/19_cli.ipynb #be4bf4b9
@@ -429,8 +436,10 @@ def evaluate_run(args):
     if args.stories < 0: raise ValueError(f"--stories {args.stories} has no meaning: give 0 or more")
     if args.max_tokens is not None and args.max_tokens < 1:
         raise ValueError(f"--max_tokens {args.max_tokens} has no meaning: give 1 or more")
-    config, other, limit = check_run(args.run), None, args.max_tokens
+    config, other, limit = dict(data={}) if is_export(args.run) else check_run(args.run), None, args.max_tokens
     section = config["data"]
+    if not section and not (args.text or args.corpus):
+        raise ValueError(f"{args.run} is no run and has no text of its own: give one with --text or --corpus")
     if args.text or args.corpus: other = open_corpus(args, (section.get("made_with") or {}).get("clean", ()))
     for name in ("clean", *corpus_options):
         if not other and getattr(args, name) is not None:
@@ -446,6 +455,25 @@ def evaluate_run(args):
     if name == "tales" and args.stories:
         share = grammar_share(stories(model, tokenizer, args.stories))
         print(f"{share:.0%} of {args.stories} generated stories lie inside the grammar (temperature 0.7)")
+
+# %% ../nbs/19_cli.ipynb #db3843ec
+def export(args):
+    "Write the model of a run as a folder that transformers loads."
+    if args.to != "hf": raise ValueError(f"--to {args.to} is not known: choose hf")
+    check_run(args.run)
+    checkpoint = int(args.checkpoint) if args.checkpoint.isdecimal() else args.checkpoint
+    if not isinstance(checkpoint, int) and checkpoint not in ("last", "best"):
+        raise ValueError(f"--checkpoint {checkpoint} is not known: choose last, best, or the number of a step")
+    model, tokenizer = load_run(args.run, checkpoint)
+    folder = save_pretrained(model, args.out, tokenizer)
+    kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"][0]
+    print(f"{folder} holds {kind}, {model.num_params():,} parameters:")
+    for path in sorted(folder.iterdir()): print(f"{path.stat().st_size:12,}  {path.name}")
+    name = json.dumps(str(folder), ensure_ascii=False)
+    print("In Python, after pip install transformers:\n"
+          "  from transformers import AutoModelForCausalLM, AutoTokenizer\n"
+          f"  model, tokenizer = AutoModelForCausalLM.from_pretrained({name}), AutoTokenizer.from_pretrained({name})")
+    print(f"Try next:\n  {own_command()} generate --run {shlex.quote(str(folder))}")
 
 # %% ../nbs/19_cli.ipynb #1c908f09
 def prepare_tokens(args):
@@ -582,7 +610,7 @@ def _demo_end(run: Path, seconds: dict):
 
 # %% ../nbs/19_cli.ipynb #e4493acc
 commands = dict(demo=demo, prepare=prepare_tokens, tokenizer=train_tokenizer, train=train,
-                generate=generate_text, evaluate=evaluate_run)
+                generate=generate_text, evaluate=evaluate_run, export=export)
 
 # %% ../nbs/19_cli.ipynb #354feda8
 def build_parser() -> ArgumentParser:
@@ -640,7 +668,7 @@ _options = dict(
         minutes=(float | None, None, "short for --train.minutes"),
         steps=(int | None, None, "short for --train.steps")),
     generate=dict(
-        run=(str, ..., "folder of the run"),
+        run=(str, ..., "folder of the run, or one that export wrote"),
         prompt=(str, "", "what to continue; empty: begin a document"),
         max_new_tokens=(int, 200, "length of the continuation, unless the document ends before"),
         temperature=(float, 0.8, "0: always the likeliest token; 1: as the model believes"),
@@ -648,13 +676,20 @@ _options = dict(
         top_p=(float | None, None, "draw from the fewest tokens that together reach this probability"),
         min_p=(float | None, None, "draw from tokens at least this share as likely as the likeliest"),
         repetition_penalty=(float | None, None, "above 1: tokens that occurred already become less likely"),
+        stop=(str | None, None, "end before this text appears"),
+        at_end=(str, "slide", "when the context is full: slide, and go on with its last half in view, or stop"),
         seed=(int | None, None, "the same seed writes the same text"),
         samples=(int, 1, "how many texts"), **_device),
     evaluate=dict(
-        run=(str, ..., "folder of the run"),
+        run=(str, ..., "folder of the run, or, with --text or --corpus, one that export wrote"),
         **_text | dict(clean=(list[str] | str | None, None, "cleaning steps for it (default: those of the run)")),
         max_tokens=(int | None, None, "score only so many tokens from the beginning"),
         stories=(int, 50, "on tales: so many stories are generated and parsed"), **_data_dir, **_device),
+    export=dict(
+        run=(str, ..., "folder of the run"),
+        to=(str, "hf", "the form: hf, a folder for Hugging Face's transformers"),
+        out=(str, ..., "the folder to write; never one that holds something"),
+        checkpoint=(str, "last", "last, best (least validation loss), or the number of a step")),
 )
 
 # %% ../nbs/19_cli.ipynb #bd5cf419
