@@ -24,56 +24,64 @@ def beam_search(
     ids: Tensor,                             # (1, T) the prompt
     max_new_tokens: int,                     # T + max_new_tokens must fit into the context
     n_beams: int = 4,                        # beginnings that are kept at each step
-    length_penalty: float = 1.0,             # a score is the log-probability / (new tokens)^length_penalty
+    length_penalty: float = 1.0,             # score: log-probability / (new tokens)^length_penalty
     stop: int | list[int] | None = None,     # ids that end a text
 ) -> list[tuple[Tensor, float]]:             # (text (T + new,), score): at most n_beams, best first
     """The likeliest continuations that a search of width `n_beams` finds.
 
-    Raises `ValueError` for a prompt that is not (1, T), a width or length below 1, and texts beyond the context."""
+    Raises `ValueError` for a prompt that is not (1, T), a width or length below 1, and texts
+    beyond the context."""
     stop = _check_search(model, ids, max_new_tokens, n_beams, length_penalty, stop)
     V, T, cache = model.cfg.vocab_size, ids.shape[1], model.new_cache(n_beams)
-    texts = ids.expand(n_beams, -1)                          # (b, T …) running beams
+    texts = ids.expand(n_beams, -1)     # (b, T …) running beams
     totals = torch.full((n_beams,), -torch.inf, dtype=torch.double, device=ids.device)
-    totals[0], finished = 0, []                              # all rows are the prompt: only one may count
+    totals[0], finished = 0, []         # all rows are the prompt: only one may count
     for n in range(1, max_new_tokens + 1):
-        h = model.hidden(texts[:, cache.length:], cache)[:, -1]                   # one column after the prompt
-        scores = totals[:, None] + model.logits(h).double().log_softmax(-1)      # (b, V)
+        h = model.hidden(texts[:, cache.length:], cache)[:, -1]  # one column after the prompt
+        scores = totals[:, None] + model.logits(h).double().log_softmax(-1)  # (b, V)
         best, flat = scores.flatten().topk(min(n_beams * (len(stop) + 1), scores.numel()))
         rows, new = flat // V, flat % V
         ends = torch.isin(new, torch.tensor(stop, device=new.device))
-        for i in ends[:n_beams].nonzero().flatten().tolist():                    # among the best: a whole text
-            finished.append((torch.cat((texts[rows[i]], new[i:i + 1])), best[i].item() / n ** length_penalty))
+        for i in ends[:n_beams].nonzero().flatten().tolist():  # among the best: a whole text
+            text = torch.cat((texts[rows[i]], new[i:i + 1]))
+            finished.append((text, best[i].item() / n ** length_penalty))
         go = (~ends).nonzero().flatten()[:n_beams]
         texts, totals = torch.cat((texts[rows[go]], new[go, None]), 1), best[go]
         finished = sorted(finished, key=lambda f: -f[1])[:n_beams]
         bound = totals[0].item() / (max_new_tokens if length_penalty > 0 else n) ** length_penalty
         if len(finished) == n_beams and finished[-1][1] >= bound: break
-        for past in (cache.k, cache.v): past[..., :cache.length, :] = past[:, rows[go], :, :cache.length]
+        for past in (cache.k, cache.v):
+            past[..., :cache.length, :] = past[:, rows[go], :, :cache.length]
     running = [(text, total.item() / n ** length_penalty) for text, total in zip(texts, totals)]
     whole = finished + running if n == max_new_tokens else finished
     return sorted([f for f in whole if f[1] > -math.inf], key=lambda f: -f[1])[:n_beams]
 
 # %% ../nbs/07b_decoding.ipynb #0cca3267
-def _stop_ids(stop): return [] if stop is None else [int(stop)] if isinstance(stop, int) else [int(i) for i in stop]
+def _stop_ids(stop):
+    return [] if stop is None else [stop] if isinstance(stop, int) else [int(i) for i in stop]
 
 def _check_prompt(model, ids, max_new_tokens, fits):
     L, V = model.cfg.context_length, model.cfg.vocab_size
     if ids.ndim != 2 or ids.shape[0] != 1 or ids.shape[1] < 1 or ids.is_floating_point():
-        raise ValueError(f"ids has shape {tuple(ids.shape)} and dtype {ids.dtype}: give one prompt of whole numbers, (1, T), T at least 1")
+        raise ValueError(f"ids has shape {tuple(ids.shape)} and dtype {ids.dtype}: give one prompt of whole "
+                         "numbers, (1, T), T at least 1")
     if ids.min() < 0 or ids.max() >= V:
-        raise ValueError(f"ids holds {ids.min() if ids.min() < 0 else ids.max()}, and the model knows the ids 0 to {V - 1}: "
+        wrong = ids.min() if ids.min() < 0 else ids.max()
+        raise ValueError(f"ids holds {wrong}, and the model knows the ids 0 to {V - 1}: "
                          "encode with the tokenizer that the model was trained with")
     if max_new_tokens < 1: raise ValueError(f"max_new_tokens={max_new_tokens} must be at least 1")
     if fits and ids.shape[1] + max_new_tokens > L:
-        raise ValueError(f"{ids.shape[1]} tokens and {max_new_tokens} new ones do not fit into context_length={L}: "
-                         "shorten the prompt, or ask for fewer tokens")
+        raise ValueError(f"{ids.shape[1]} tokens and {max_new_tokens} new ones do not fit into "
+                         f"context_length={L}: shorten the prompt, or ask for fewer tokens")
 
 def _check_search(model, ids, max_new_tokens, n_beams, length_penalty, stop):
     _check_prompt(model, ids, max_new_tokens, fits=True)
     if n_beams < 1: raise ValueError(f"n_beams={n_beams} must be at least 1: 1 is greedy choice")
-    if not math.isfinite(length_penalty): raise ValueError(f"length_penalty={length_penalty} must be a finite number: 1 is usual")
+    if not math.isfinite(length_penalty):
+        raise ValueError(f"length_penalty={length_penalty} must be a finite number: 1 is usual")
     stop = _stop_ids(stop)
-    if len(set(stop)) >= model.cfg.vocab_size: raise ValueError(f"stop names all {len(set(stop))} ids: leave one to write with")
+    if len(set(stop)) >= model.cfg.vocab_size:
+        raise ValueError(f"stop names all {len(set(stop))} ids: leave one to write with")
     return stop
 
 # %% ../nbs/07b_decoding.ipynb #8f7fb2ab
@@ -92,6 +100,22 @@ def _accept(
     return kept, rest / rest.sum()
 
 # %% ../nbs/07b_decoding.ipynb #e566e70b
+def _guess(draft, cache, text, k, chances, draw):
+    "The text with `k` tokens of the draft (1, T + k), and the distributions (k, V) that they were drawn from."
+    q = [torch.empty(0, draft.cfg.vocab_size, device=text.device)]
+    for _ in range(k):
+        h = draft.hidden(text[:, cache.length:], cache)[0, -1:]
+        q.append(chances(h, draft))
+        text = torch.cat((text, draw(q[-1])), 1)
+    return text, torch.cat(q)
+
+def _dice(device, seed):
+    dice = torch.Generator(device)
+    if seed is None: dice.seed()
+    else: dice.manual_seed(seed)
+    return dice
+
+# %% ../nbs/07b_decoding.ipynb #f03d137a
 @torch.inference_mode()
 def speculative_generate(
     model: GPT,                    # the target, in eval mode: its distribution is what comes out
@@ -106,18 +130,18 @@ def speculative_generate(
     stop: int | list[int] | None = None,   # ids that end the text
     seed: int | None = None,       # same seed, same ids
 ) -> Tensor:                       # (1, T + max_new_tokens), shorter if a stop id came
-    """Continue `ids` as `generate` would, several tokens a pass of the large model ([Leviathan et al., 2023](https://arxiv.org/abs/2211.17192)).
+    """Continue `ids` as `generate` would, several tokens a pass of the large model.
 
-    Raises `ValueError` for models of different vocabularies, settings out of range and prompts that are not (1, T)."""
+    Source: [Leviathan et al., 2023](https://arxiv.org/abs/2211.17192). Raises `ValueError` for models of
+    different vocabularies, settings out of range and prompts that are not (1, T)."""
     _check_prompt(model, ids, max_new_tokens, fits=False)
     if draft.cfg.vocab_size != model.cfg.vocab_size:
-        raise ValueError(f"the draft knows {draft.cfg.vocab_size} ids and the model {model.cfg.vocab_size}: both must share one tokenizer")
+        raise ValueError(f"the draft knows {draft.cfg.vocab_size} ids and the model {model.cfg.vocab_size}: "
+                         "both must share one tokenizer")
     if n_draft < 1: raise ValueError(f"n_draft={n_draft} must be at least 1")
     rules = dict(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     def chances(h, m): return filter_logits(m.logits(h).double(), **rules).softmax(-1)
-    dice = torch.Generator(ids.device)
-    if seed is None: dice.seed()
-    else: dice.manual_seed(seed)
+    dice = _dice(ids.device, seed)
     def draw(p): return torch.multinomial(p, 1, generator=dice)
     stop = torch.tensor(_stop_ids(stop), device=ids.device)
     L, end = min(model.cfg.context_length, draft.cfg.context_length), ids.shape[1] + max_new_tokens
@@ -127,16 +151,12 @@ def speculative_generate(
             luck = torch.randint(2 ** 62, (1,), generator=dice).item()
             return generate(model, text, end - n, stop=stop.tolist() or None, seed=luck, **rules)
         k = min(n_draft, end - n - 1, L - n)  # the last token needs no guess: 0
-        longer, q = text, [torch.empty(0, model.cfg.vocab_size, dtype=torch.double, device=ids.device)]
-        for _ in range(k):                                        # the draft guesses, one by one
-            h = draft.hidden(longer[:, caches[1].length:], caches[1])[0, -1:]
-            q.append(chances(h, draft))
-            longer = torch.cat((longer, draw(q[-1])), 1)
-        h = model.hidden(longer[:, caches[0].length:], caches[0])[0, -k - 1:]     # the target sees them all at once
+        longer, q = _guess(draft, caches[1], text, k, chances, draw)           # the draft: one by one
+        h = model.hidden(longer[:, caches[0].length:], caches[0])[0, -k - 1:]  # the target: all at once
         u = torch.rand(k, dtype=torch.double, generator=dice, device=ids.device)
-        kept, rest = _accept(chances(h, model), torch.cat(q), longer[0, n:], u)
+        kept, rest = _accept(chances(h, model), q, longer[0, n:], u)
         text = torch.cat((longer[:, :n + kept], draw(rest[None])), 1)
-        for cache in caches: cache.set_length(min(cache.length, n + kept))        # forget what was refused
+        for cache in caches: cache.set_length(min(cache.length, n + kept))     # forget the refused
         stops = torch.isin(text[0, n:], stop).nonzero()
         if len(stops): return text[:, :n + stops[0].item() + 1]
     return text
@@ -154,21 +174,24 @@ class Int8Linear(nn.Module):
         scale = w.abs().amax(1).div(127).clamp(min=1e-12).bfloat16()
         self.register_buffer("weight", (w / scale[:, None]).round().clamp(-127, 127).to(torch.int8))
         self.register_buffer("scale", scale)
-        self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach().clone(), requires_grad=False)
+        bias = None if layer.bias is None else layer.bias.detach().clone()
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
 
     def forward(self,
         x: Tensor,      # (…, d_in)
     ) -> Tensor:        # (…, d_out), in the type of x
         if x.is_cpu and hasattr(torch, "_weight_int8pack_mm"):
             rows = x.reshape(-1, x.shape[-1]).bfloat16()
-            y = torch._weight_int8pack_mm(rows, self.weight, self.scale).to(x.dtype).view(*x.shape[:-1], -1)
+            y = torch._weight_int8pack_mm(rows, self.weight, self.scale)
+            y = y.to(x.dtype).view(*x.shape[:-1], -1)
         else: y = self.product(x)
         return y if self.bias is None else y + self.bias
 
     def product(self, x):  # in plain form: widen the weights, multiply
         return F.linear(x, self.weight.to(x.dtype)) * self.scale.to(x.dtype)
 
-    def extra_repr(self): return f"{self.weight.shape[1]}, {self.weight.shape[0]}, bias={self.bias is not None}, int8"
+    def extra_repr(self):
+        return f"{self.weight.shape[1]}, {self.weight.shape[0]}, bias={self.bias is not None}, int8"
 
     def _apply(self, fn, *args):  # .half() and the like must not touch the scale, which belongs to the kernel
         scale = self.scale
