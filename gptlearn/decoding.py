@@ -32,7 +32,7 @@ def beam_search(
     Raises `ValueError` for a prompt that is not (1, T), a width or length below 1, and texts
     beyond the context."""
     stop = _check_search(model, ids, max_new_tokens, n_beams, length_penalty, stop)
-    V, T, cache = model.cfg.vocab_size, ids.shape[1], model.new_cache(n_beams)
+    V, T, cache = model.cfg.vocab_size, ids.shape[1], model.new_cache(n_beams, ids.shape[1] + max_new_tokens)
     texts = ids.expand(n_beams, -1)     # (b, T …) running beams
     totals = torch.full((n_beams,), -torch.inf, dtype=torch.double, device=ids.device)
     totals[0], finished = 0, []         # all rows are the prompt: only one may count
@@ -145,7 +145,7 @@ def speculative_generate(
     def draw(p): return torch.multinomial(p, 1, generator=dice)
     stop = torch.tensor(_stop_ids(stop), device=ids.device)
     L, end = min(model.cfg.context_length, draft.cfg.context_length), ids.shape[1] + max_new_tokens
-    text, caches = ids, (model.new_cache(), draft.new_cache())
+    text, caches = ids, (model.new_cache(1, end), draft.new_cache(1, end))
     while (n := text.shape[1]) < end:
         if n >= L:                            # no room for guesses: with other luck than what is spent
             luck = torch.randint(2 ** 62, (1,), generator=dice).item()

@@ -180,7 +180,8 @@ def _write(model, prompts, max_new_tokens, temperature=1.0, top_k=None, top_p=No
         for row, prompt in zip(seen, prompts): row[prompt] = True  # the prompt itself, no padding
         seen = seen[:, :vocab_size]
     with _eval_mode(model):
-        cache = model.new_cache(B) if use_cache else None
+        longest = max(map(len, prompts)) + max_new_tokens
+        cache = model.new_cache(B, longest) if use_cache else None  # no larger than it must be: less memory to walk
         for step in range(max_new_tokens):
             if step and use_cache and cache.length < L:
                 h = model.hidden(ids.unsqueeze(1), cache=cache).squeeze(1)

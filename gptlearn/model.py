@@ -245,12 +245,13 @@ def forward(self: GPT,
 # %% ../nbs/06_model.ipynb #7d4d9fb8
 @patch
 def new_cache(self: GPT,
-    batch_size: int = 1,  # rows that will be decoded together
-) -> KVCache:             # empty, with room for `context_length` tokens
+    batch_size: int = 1,       # rows that will be decoded together
+    length: int | None = None, # the longest that a text will become; None, or above it: context_length
+) -> KVCache:                  # empty
     "A cache that fits this model."
     c, w = self.cfg, self.norm.weight  # of the stream's type: a head may be stored in fewer bits (chapter 07b)
-    return KVCache(c.n_layer, batch_size, c.n_kv_head, c.context_length, c.d_head,
-                   dtype=w.dtype, device=w.device)
+    room = c.context_length if length is None else min(length, c.context_length)
+    return KVCache(c.n_layer, batch_size, c.n_kv_head, room, c.d_head, dtype=w.dtype, device=w.device)
 
 # %% ../nbs/06_model.ipynb #0341a30c
 @patch
