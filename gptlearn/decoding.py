@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .embeddings import Linear
-from .generate import filter_logits, generate
+from .generate import _eval_mode, _prepare, _refuse_nan, filter_logits, generate
 from .model import GPT
 
 # %% ../nbs/07b_decoding.ipynb #66d7f874
 @torch.inference_mode()
 def beam_search(
-    model: GPT,                              # in eval mode
+    model: GPT,                              # dropout does not act; its mode is restored
     ids: Tensor,                             # (1, T) the prompt
     max_new_tokens: int,                     # T + max_new_tokens must fit into the context
     n_beams: int = 4,                        # beginnings that are kept at each step
@@ -29,19 +29,26 @@ def beam_search(
 ) -> list[tuple[Tensor, float]]:             # (text (T + new,), score): at most n_beams, best first
     """The likeliest continuations that a search of width `n_beams` finds.
 
-    Raises `ValueError` for a prompt that is not (1, T), a width or length below 1, and texts
-    beyond the context."""
-    stop = _check_search(model, ids, max_new_tokens, n_beams, length_penalty, stop)
-    V, T, cache = model.cfg.vocab_size, ids.shape[1], model.new_cache(n_beams, ids.shape[1] + max_new_tokens)
+    Raises `ValueError` for a prompt that is not (1, T), a width or length below 1, texts
+    beyond the context, nan logits."""
+    ids, stop = _one_prompt(model, ids, max_new_tokens, stop)
+    _check_search(model, ids, max_new_tokens, n_beams, length_penalty, stop)
+    with _eval_mode(model): return _search(model, ids, max_new_tokens, n_beams, length_penalty, stop)
+
+# %% ../nbs/07b_decoding.ipynb #0cca3267
+def _search(model, ids, max_new_tokens, n_beams, length_penalty, stop):
+    V, cache = model.cfg.vocab_size, model.new_cache(n_beams, ids.shape[1] + max_new_tokens)
     texts = ids.expand(n_beams, -1)     # (b, T …) running beams
     totals = torch.full((n_beams,), -torch.inf, dtype=torch.double, device=ids.device)
     totals[0], finished = 0, []         # all rows are the prompt: only one may count
     for n in range(1, max_new_tokens + 1):
         h = model.hidden(texts[:, cache.length:], cache)[:, -1]  # one column after the prompt
-        scores = totals[:, None] + model.logits(h).double().log_softmax(-1)  # (b, V)
+        logp = model.logits(h).double().log_softmax(-1)                      # (b, V)
+        _refuse_nan(logp.amax(-1))
+        scores = totals[:, None] + logp
         best, flat = scores.flatten().topk(min(n_beams * (len(stop) + 1), scores.numel()))
         rows, new = flat // V, flat % V
-        ends = torch.isin(new, torch.tensor(stop, device=new.device))
+        ends = torch.isin(new, stop)
         for i in ends[:n_beams].nonzero().flatten().tolist():  # among the best: a whole text
             text = torch.cat((texts[rows[i]], new[i:i + 1]))
             finished.append((text, best[i].item() / n ** length_penalty))
@@ -56,33 +63,24 @@ def beam_search(
     whole = finished + running if n == max_new_tokens else finished
     return sorted([f for f in whole if f[1] > -math.inf], key=lambda f: -f[1])[:n_beams]
 
-# %% ../nbs/07b_decoding.ipynb #0cca3267
-def _stop_ids(stop):
-    return [] if stop is None else [stop] if isinstance(stop, int) else [int(i) for i in stop]
-
-def _check_prompt(model, ids, max_new_tokens, fits):
-    L, V = model.cfg.context_length, model.cfg.vocab_size
-    if ids.ndim != 2 or ids.shape[0] != 1 or ids.shape[1] < 1 or ids.is_floating_point():
-        raise ValueError(f"ids has shape {tuple(ids.shape)} and dtype {ids.dtype}: give one prompt of whole "
-                         "numbers, (1, T), T at least 1")
-    if ids.min() < 0 or ids.max() >= V:
-        wrong = ids.min() if ids.min() < 0 else ids.max()
-        raise ValueError(f"ids holds {wrong}, and the model knows the ids 0 to {V - 1}: "
-                         "encode with the tokenizer that the model was trained with")
+# %% ../nbs/07b_decoding.ipynb #de5bb0f5
+def _one_prompt(model, ids, max_new_tokens, stop, seed=None):
+    "The prompt as (1, T) and the stop ids, checked as `generate` checks them."
+    texts, _, stop = _prepare(model, ids, max_new_tokens, stop, seed)
+    if len(texts) > 1: raise ValueError(f"ids holds {len(texts)} texts: give one prompt, (1, T)")
     if max_new_tokens < 1: raise ValueError(f"max_new_tokens={max_new_tokens} must be at least 1")
-    if fits and ids.shape[1] + max_new_tokens > L:
-        raise ValueError(f"{ids.shape[1]} tokens and {max_new_tokens} new ones do not fit into "
-                         f"context_length={L}: shorten the prompt, or ask for fewer tokens")
+    return texts[0][None], torch.tensor(sorted(stop), device=ids.device)
 
 def _check_search(model, ids, max_new_tokens, n_beams, length_penalty, stop):
-    _check_prompt(model, ids, max_new_tokens, fits=True)
+    T, L = ids.shape[1], model.cfg.context_length
+    if T + max_new_tokens > L:
+        raise ValueError(f"{T} tokens and {max_new_tokens} new ones do not fit into context_length={L}: "
+                         "shorten the prompt, or ask for fewer tokens")
     if n_beams < 1: raise ValueError(f"n_beams={n_beams} must be at least 1: 1 is greedy choice")
     if not math.isfinite(length_penalty):
         raise ValueError(f"length_penalty={length_penalty} must be a finite number: 1 is usual")
-    stop = _stop_ids(stop)
-    if len(set(stop)) >= model.cfg.vocab_size:
-        raise ValueError(f"stop names all {len(set(stop))} ids: leave one to write with")
-    return stop
+    if len(stop) >= model.cfg.vocab_size:
+        raise ValueError(f"stop names all {len(stop)} ids: leave one to write with")
 
 # %% ../nbs/07b_decoding.ipynb #8f7fb2ab
 def _accept(
@@ -118,8 +116,8 @@ def _dice(device, seed):
 # %% ../nbs/07b_decoding.ipynb #f03d137a
 @torch.inference_mode()
 def speculative_generate(
-    model: GPT,                    # the target, in eval mode: its distribution is what comes out
-    draft: GPT,                    # a faster model with the same vocabulary, in eval mode
+    model: GPT,                    # the target: its distribution is what comes out
+    draft: GPT,                    # a faster model with the same vocabulary
     ids: Tensor,                   # (1, T) the prompt
     max_new_tokens: int,
     n_draft: int = 4,              # tokens that the draft guesses before the target looks
@@ -133,27 +131,34 @@ def speculative_generate(
     """Continue `ids` as `generate` would, several tokens a pass of the large model.
 
     Source: [Leviathan et al., 2023](https://arxiv.org/abs/2211.17192). Raises `ValueError` for models of
-    different vocabularies, settings out of range and prompts that are not (1, T)."""
-    _check_prompt(model, ids, max_new_tokens, fits=False)
+    different vocabularies, settings out of range, prompts that are not (1, T), nan logits."""
+    ids, stop = _one_prompt(model, ids, max_new_tokens, stop, seed)
     if draft.cfg.vocab_size != model.cfg.vocab_size:
         raise ValueError(f"the draft knows {draft.cfg.vocab_size} ids and the model {model.cfg.vocab_size}: "
                          "both must share one tokenizer")
     if n_draft < 1: raise ValueError(f"n_draft={n_draft} must be at least 1")
     rules = dict(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
-    def chances(h, m): return filter_logits(m.logits(h).double(), **rules).softmax(-1)
-    dice = _dice(ids.device, seed)
+    end, dice = ids.shape[1] + max_new_tokens, _dice(ids.device, seed)
+    with _eval_mode(model), _eval_mode(draft):
+        return _rounds(model, draft, ids, end, n_draft, stop, dice, rules)
+
+# %% ../nbs/07b_decoding.ipynb #99099e78
+def _rounds(model, draft, text, end, n_draft, stop, dice, rules):
+    def chances(h, m):
+        p = filter_logits(m.logits(h).double(), **rules).softmax(-1)
+        _refuse_nan(p[:, 0])
+        return p
     def draw(p): return torch.multinomial(p, 1, generator=dice)
-    stop = torch.tensor(_stop_ids(stop), device=ids.device)
-    L, end = min(model.cfg.context_length, draft.cfg.context_length), ids.shape[1] + max_new_tokens
-    text, caches = ids, (model.new_cache(1, end), draft.new_cache(1, end))
+    L = min(model.cfg.context_length, draft.cfg.context_length)
+    caches = model.new_cache(1, end), draft.new_cache(1, end)
     while (n := text.shape[1]) < end:
         if n >= L:                            # no room for guesses: with other luck than what is spent
-            luck = torch.randint(2 ** 62, (1,), generator=dice).item()
+            luck = torch.randint(2 ** 62, (1,), generator=dice, device=text.device).item()
             return generate(model, text, end - n, stop=stop.tolist() or None, seed=luck, **rules)
         k = min(n_draft, end - n - 1, L - n)  # the last token needs no guess: 0
         longer, q = _guess(draft, caches[1], text, k, chances, draw)           # the draft: one by one
         h = model.hidden(longer[:, caches[0].length:], caches[0])[0, -k - 1:]  # the target: all at once
-        u = torch.rand(k, dtype=torch.double, generator=dice, device=ids.device)
+        u = torch.rand(k, dtype=torch.double, generator=dice, device=text.device)
         kept, rest = _accept(chances(h, model), q, longer[0, n:], u)
         text = torch.cat((longer[:, :n + kept], draw(rest[None])), 1)
         for cache in caches: cache.set_length(min(cache.length, n + kept))     # forget the refused

@@ -102,7 +102,12 @@ def _draw(logits, u, temperature=1.0, top_k=None, top_p=None, min_p=None):
     else:
         p = filter_logits(logits, temperature, top_k, top_p, min_p).softmax(-1)
         ids, witness = _pick(p, u), p.select(1, 0)
-    if all(map(math.isfinite, witness.tolist())): return ids
+    _refuse_nan(witness)
+    return ids
+
+def _refuse_nan(witness):
+    "A number of each row will do: one nan among the logits makes all probabilities nan."
+    if all(map(math.isfinite, witness.tolist())): return
     raise ValueError("the largest logit is nan or infinite, so there is nothing to draw from: the "
                      "weights are broken, go back to a checkpoint from before the loss became nan")
 
