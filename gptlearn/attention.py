@@ -8,6 +8,8 @@ __all__ = ['softmax', 'causal_mask', 'Dropout', 'scaled_dot_product_attention', 
 
 # %% ../nbs/04_attention.ipynb #e6328ba7
 import math
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -78,12 +80,23 @@ def causal_attention(
     dropout: float = 0.0,  # the share of weights to drop: pass 0 in eval
     positions: Tensor | None = None,  # (B, T) where each query stands among the keys; None: the last T places
 ) -> Tensor:  # (B, H, T, D)
-    "`scaled_dot_product_attention` under the causal mask, heads shared, in PyTorch's fused kernel."
+    """`scaled_dot_product_attention` under the causal mask, heads shared, in PyTorch's fused kernel.
+
+    On a CPU, 16-bit tensors that need a gradient are computed in float32."""
     T, S = q.shape[-2], k.shape[-2]
     if positions is not None: mask = torch.arange(S, device=q.device) <= positions[:, None, :, None]  # (B, 1, T, S)
     else: mask = causal_mask(T, S, q.device) if T != S and T > 1 else None
     causal, shared = mask is None and T == S, q.shape[1] != k.shape[1]
-    return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=causal, enable_gqa=shared)
+    fused = partial(F.scaled_dot_product_attention, attn_mask=mask, dropout_p=dropout, is_causal=causal,
+                    enable_gqa=shared)
+    if not _learns_in_16_bits_on_cpu(q): return fused(q, k, v)
+    with torch.autocast("cpu", enabled=False): return fused(q.float(), k.float(), v.float()).to(v.dtype)
+
+
+def _learns_in_16_bits_on_cpu(q):
+    "Where the kernel's backward pass in 16 bits takes longer than in 32."
+    low = q.dtype in (torch.float16, torch.bfloat16)
+    return low and q.device.type == "cpu" and q.requires_grad and torch.is_grad_enabled()
 
 # %% ../nbs/04_attention.ipynb #5ae0f4cd
 class KVCache:
