@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from .attention import CausalSelfAttention, Dropout, KVCache
 from .block import FeedForward, LayerNorm, RMSNorm, SwiGLU, TransformerBlock
@@ -32,15 +33,19 @@ def cross_entropy(
     targets: Tensor,           # (...) the id that came next, or `ignore_index`
     ignore_index: int = -100,  # targets with this value do not count
     reduction: str = "mean",   # "mean" over the targets that count, "sum", or "none": one loss a target
+    label_smoothing: float = 0.0,  # share of the true token's probability that all V share evenly, in [0, 1)
 ) -> Tensor:                   # nats
     """The surprise of `targets` under `logits`, in nats, computed in float32 at least; the mean of no targets is nan.
 
-    Raises `ValueError` for targets of another shape or type, or (on a CPU) outside the vocabulary."""
+    Raises `ValueError` for targets of another shape or type, or (on a CPU) outside the vocabulary, and for a
+    `label_smoothing` outside [0, 1). Smoothing: [Szegedy et al., 2016](https://arxiv.org/abs/1512.00567)."""
     _check_targets(targets, logits.shape[:-1])
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"label_smoothing={label_smoothing} must lie in [0, 1): 0.0 turns it off, 0.1 is usual")
     if logits.dtype in (torch.float16, torch.bfloat16): logits = logits.float()
     V = logits.shape[-1]
     try: loss = F.cross_entropy(logits.reshape(-1, V), targets.reshape(-1).long(), ignore_index=ignore_index,
-                                reduction=reduction)
+                                reduction=reduction, label_smoothing=label_smoothing)
     except IndexError:
         wrong = targets[((targets < 0) | (targets >= V)) & (targets != ignore_index)][0].item()
         raise ValueError(f"target {wrong} is outside 0 to {V - 1}: targets come from the tokenizer that the ids come "
@@ -167,6 +172,7 @@ class GPT(nn.Module):
         self.norm = _norm(cfg)
         self.head = Linear(cfg.d_model, cfg.vocab_size, bias=False)
         if cfg.tie_weights: self.head.weight = self.token_embedding.weight
+        self.activation_checkpointing = False  # True: in training, backward computes each block once more
         self.init_weights()
 
     def init_weights(self):
@@ -213,7 +219,10 @@ def hidden(self: GPT,
     x = self.token_embedding(ids)
     if self.position_embedding is not None: x = x + self.position_embedding(positions)
     x = self.dropout(x)
-    for i, b in enumerate(self.blocks): x = b(x, positions, None if cache is None else cache.layer(i))
+    again = self.activation_checkpointing and self.training and cache is None and torch.is_grad_enabled()
+    for i, b in enumerate(self.blocks):
+        if again: x = checkpoint(b, x, positions, use_reentrant=False, preserve_rng_state=True)
+        else: x = b(x, positions, None if cache is None else cache.layer(i))
     if cache is not None: cache.advance(T if lengths is None else lengths)
     return self.norm(x)
 
@@ -322,13 +331,17 @@ class Memory:
     def total(self) -> int: return sum(getattr(self, f.name) for f in fields(self))
 
 # %% ../nbs/06_model.ipynb #0d6b423c
-def _kept(c, w, f):
-    "Bytes a token that a block leaves for backward, and those of one norm: `w` a number, `f` where it is float32."
+def _kept(c, w, f, table):
+    """Bytes a token that a block leaves for backward, and the last norm: `w` a number, `f` where it is float32;
+    `table`: the context on a CPU, else 0."""
     q, kv, again = c.n_head * c.d_head, c.n_kv_head * c.d_head, c.qk_norm or c.position == "rope"
     norm = f * c.d_model * (2 if c.norm == "rmsnorm" else 1) + w * c.d_model
-    heads = w * (q + 2 * kv + q) + w * (q + kv) * again
+    if w == f or not table: heads = w * (q + 2 * kv + q) + w * (q + kv) * again
+    else: heads = f * (2 * q + 2 * kv) + w * q + w * (q + kv) * (again and not c.qk_norm)  # attends in float32
     if c.qk_norm: heads += f * (q + kv) * (1 if w == f else 2)             # normed, and where w < f widened first
-    return 2 * norm + heads + w * c.d_ff * {"relu": 1, "swiglu": 4}.get(c.activation, 2), norm
+    block = 2 * norm + heads + w * c.d_ff * {"relu": 1, "swiglu": 4}.get(c.activation, 2)
+    if not c.dropout: return block, norm
+    return block + 2 * c.d_model + 3 * f * c.n_head * table, norm + c.d_model         # masks, a byte each
 
 def _passing(c, w, stream):
     "Bytes a token at the widest moment of a block without gradients: in attention or in the feed-forward."
@@ -337,6 +350,10 @@ def _passing(c, w, stream):
     heads = w * (q + 2 * kv + (q + kv) * c.qk_norm + turning)
     neurons = stream * c.d_model + w * c.d_ff * {"swiglu": 3, "relu2": 3}.get(c.activation, 2)
     return stream * c.d_model + w * c.d_model + max(heads, neurons)
+
+def _again(c, w, stream, block):
+    "Bytes a token of one block computed again: what it keeps, and the gradients of its output and neurons."
+    return block + stream + w * c.d_ff * (2 if c.activation == "swiglu" else 1)
 
 # %% ../nbs/06_model.ipynb #2eb36705
 @patch
@@ -349,6 +366,7 @@ def memory(self: GPT,
     """What the model will need, estimated from its shape; works on the meta device.
 
     Attention is taken to be fused; with dropout on a CPU it is not, and keeps about three (T, T) tables a head.
+    With `activation_checkpointing`, a block keeps its input, and one at a time is computed again.
     Raises `ValueError` for a size that is no whole number of at least 1, a context too long, another dtype."""
     c, own = self.cfg, self.head.weight.element_size()
     T = c.context_length if context_length is None else context_length
@@ -367,10 +385,12 @@ def memory(self: GPT,
         block, logits = (block, 0) if block > w * c.d_model + logits else (w * c.d_model, logits)
         cache = 2 * c.n_layer * batch_size * c.n_kv_head * c.context_length * c.d_head * own
         return Memory(held, 0, 0, tokens * block, tokens * logits, cache)
-    block, norm = _kept(c, w, f)
-    kept = c.n_layer * block + norm
-    if c.dropout: kept += (2 * c.n_layer + 1) * c.d_model                                  # masks, a byte each
-    if c.dropout and self.head.weight.device.type == "cpu": kept += 3 * w * c.n_layer * c.n_head * T
+    block, norm = _kept(c, w, f, T * (self.head.weight.device.type == "cpu"))
     short = f * (w < f)                                                # 16-bit logits are widened for the loss
     logits, start = c.vocab_size * (w * (1 + capped) + f + short), c.vocab_size * (2 * f - short)
+    kept = c.n_layer * block + norm
+    if self.activation_checkpointing:
+        stream = c.d_model * (own if autocast is None else f)
+        gone = norm + logits + start - w * c.vocab_size                # by the time that blocks are computed again
+        kept = c.n_layer * stream + norm + max(0, _again(c, w, stream, block) - gone)
     return Memory(held, numbers + tokens * start, 2 * numbers, tokens * kept, tokens * logits, 0)
