@@ -53,7 +53,7 @@ $(VENV)/run-time.installed: $(REQUIREMENTS) | $(BIN)/pip
 	@touch $@
 
 $(VENV)/dev.installed: $(REQUIREMENTS) | $(BIN)/pip
-	$(call install,gptlearn and its development tools,[dev$(comma)hf])
+	$(call install,gptlearn and its development tools,[dev$(comma)hf$(comma)track])
 	@touch $(VENV)/run-time.installed $@
 
 comma := ,

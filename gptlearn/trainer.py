@@ -6,9 +6,11 @@
 __all__ = ['TrainConfig', 'pick_device', 'build_optimizers', 'lr_factor', 'Trainer', 'Callback', 'rng_state', 'set_rng_state',
            'Metrics', 'Samples', 'write_sample', 'Progress', 'trainer_state', 'set_trainer_state', 'save_checkpoint',
            'read_checkpoint', 'checkpoints', 'find_checkpoint', 'Checkpoint', 'load_run', 'resume', 'floor_per_token',
-           'ProgressPlot', 'loss_curve', 'default_callbacks', 'Stats', 'plan_steps']
+           'ProgressPlot', 'loss_curve', 'memorises', 'Memorising', 'EarlyStopping', 'default_callbacks', 'Stats',
+           'stats_picture', 'plan_steps']
 
 # %% ../nbs/10_trainer.ipynb #795425f3
+import hashlib
 import json
 import math
 import os
@@ -18,24 +20,27 @@ import shutil
 import sys
 import time
 import warnings
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from io import BytesIO
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import torch
 import yaml
 from fastcore.basics import patch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
-from .bpe import load_tokenizer, write_whole
+from .bpe import load_tokenizer, room_in, write_whole
 from .data import Prepared, TokenBatches, _sha256, _sync, set_seed
 from .evaluate import Score, evaluate
 from .generate import generate
 from .model import GPT, GPTConfig
-from .optim import SGD, AdamW, Muon, clip_grad_norm, param_groups, warmup_cosine, warmup_stable_decay
+from .optim import (SGD, AdamW, CosinePlateau, Muon, clip_grad_norm, param_groups, warmup_cosine,
+                            warmup_stable_decay)
 
 # %% ../nbs/10_trainer.ipynb #28320289
 @dataclass
@@ -49,7 +54,7 @@ class TrainConfig:
     optimizer: str = "muon"              # "muon" (Muon for matrices, AdamW for the rest), "adamw" or "sgd"
     lr: float = 3e-3                     # peak learning rate of AdamW or SGD
     muon_lr: float = 0.02                # peak learning rate of Muon
-    schedule: str = "cosine"             # "cosine", "wsd" (warm-up, stable, decay) or "constant"
+    schedule: str = "cosine"             # "cosine", "plateau" (longer while it improves), "wsd" or "constant"
     warmup: float = 0.05                 # share of the steps that warms up
     decay: float = 0.4                   # share of the steps that decays, for "wsd"
     lr_final: float = 0.05               # the last learning rate, as a share of the peak
@@ -58,8 +63,10 @@ class TrainConfig:
     beta2: float = 0.95                  # of AdamW
     grad_clip: float = 1.0               # largest norm of the whole gradient
     eval_every: int | None = None        # steps; None: ten times a run
-    eval_tokens: int | None = 32768      # validation tokens at each of these; None: all
+    eval_tokens: int | None = 32768      # validation tokens at each of these, always the same; None: all
     final_eval_tokens: int | None = None # and at the end; None: all, or what fits into a quarter of `minutes`
+    early_stopping: int | None = None    # evaluations without a new best that end the run; None: never
+    stats_every: int | None = None       # steps between two looks inside, for stats.png; None: never
     log_every: int = 10                  # steps between two lines of metrics.jsonl
     checkpoint_every: int | None = None  # steps; None: at each evaluation
     keep_checkpoints: int = 2            # so many of the newest stay, and the best
@@ -67,7 +74,8 @@ class TrainConfig:
     sample_tokens: int = 200             # length of a sample in tokens; 0: no samples
     seed: int = 0                        # of batches, dropout and samples
     device: str = "auto"                 # "auto": cuda, else mps, else cpu
-    dtype: str = "auto"                  # "float32", "bfloat16" or "auto": bfloat16 where the GPU has it
+    dtype: str = "auto"                  # "float32", "bfloat16", "float16"; "auto": bfloat16 if the GPU has it
+    activation_checkpointing: bool = False  # keep less for the backward pass: less memory, slower
     compile: bool = False                # send the model through torch.compile
 
     def __post_init__(self):
@@ -76,7 +84,8 @@ class TrainConfig:
 
 # %% ../nbs/10_trainer.ipynb #67071647
 def _check(cfg):
-    may_be_none = ("steps", "minutes", "eval_every", "eval_tokens", "final_eval_tokens", "checkpoint_every")
+    may_be_none = ("steps", "minutes", "eval_every", "eval_tokens", "final_eval_tokens", "checkpoint_every",
+                   "early_stopping", "stats_every")
     def each(names, allowed, rule):
         for name in names.split():
             value, default = getattr(cfg, name), type(cfg).__dataclass_fields__[name].default
@@ -86,7 +95,7 @@ def _check(cfg):
     def number(x): return isinstance(x, (int, float)) and not isinstance(x, bool)
     def whole(x): return isinstance(x, int) and not isinstance(x, bool)
     each("steps batch_size grad_accum eval_every eval_tokens final_eval_tokens log_every checkpoint_every "
-         "keep_checkpoints",
+         "keep_checkpoints early_stopping stats_every",
          lambda x: whole(x) and x >= 1, "a whole number of at least 1")
     each("sample_tokens", lambda x: whole(x) and x >= 0, "a whole number of at least 0")
     each("seed", lambda x: whole(x) and 0 <= x < 2**32, f"a whole number from 0 to {2**32 - 1}")
@@ -95,8 +104,9 @@ def _check(cfg):
     each("weight_decay", lambda x: number(x) and 0 <= x < math.inf, "a number of at least 0")
     each("warmup decay lr_final", lambda x: number(x) and 0 <= x <= 1, "a share from 0 to 1")
     each("beta1 beta2", lambda x: number(x) and 0 <= x < 1, "at least 0 and below 1")
-    for name, known in dict(optimizer=("muon", "adamw", "sgd"), schedule=("cosine", "wsd", "constant"),
-                            dtype=("auto", "float32", "bfloat16")).items():
+    each("from_start compile activation_checkpointing", lambda x: isinstance(x, bool), "true or false")
+    for name, known in dict(optimizer=("muon", "adamw", "sgd"), schedule=("cosine", "plateau", "wsd", "constant"),
+                            dtype=("auto", "float32", "bfloat16", "float16")).items():
         each(name, lambda x: x in known, f"one of {', '.join(known)}")
 
 # %% ../nbs/10_trainer.ipynb #ab85d534
@@ -136,7 +146,7 @@ def lr_factor(
 ) -> float:
     "The learning rate of a step, as a share of its peak."
     warmup = max(1, round(cfg.warmup * cfg.steps))
-    if cfg.schedule == "cosine": return warmup_cosine(step, 1.0, cfg.lr_final, warmup, cfg.steps)
+    if cfg.schedule in ("cosine", "plateau"): return warmup_cosine(step, 1.0, cfg.lr_final, warmup, cfg.steps)
     if cfg.schedule == "wsd":
         decay = min(round(cfg.decay * cfg.steps), cfg.steps - warmup)
         return warmup_stable_decay(step, 1.0, cfg.lr_final, warmup, decay, cfg.steps)
@@ -163,27 +173,52 @@ class Trainer:
         self.device = pick_device(self.cfg.device)
         self.model, self.data = model.to(self.device), data
         self.call_model = torch.compile(model) if self.cfg.compile else model
+        if self.cfg.activation_checkpointing: model.activation_checkpointing = True
         dtype = _dtype(self)
         self.autocast = nullcontext() if dtype == torch.float32 else torch.autocast(self.device.type, dtype)
+        self.scaler = torch.amp.GradScaler(self.device.type) if dtype == torch.float16 else None
         self.optimizers = build_optimizers(model, self.cfg)
         self.run_dir = None if run_dir is None else Path(run_dir)
         self.callbacks = default_callbacks() if callbacks is None else list(callbacks)
+        if self.cfg.early_stopping: _add(self.callbacks, EarlyStopping, self.cfg.early_stopping)
+        if self.cfg.stats_every: _add(self.callbacks, Stats, self.cfg.stats_every)
+        self.callback_states = {}           # of callbacks that a checkpoint had and that are not here (yet)
         self.step, self.seconds = 0, 0.0    # optimizer steps done, seconds spent, over all resumes
+        self.skipped = 0                    # of these steps, those whose float16 gradient overflowed
+        self.grad_norm = None               # of the newest step that was not skipped
         self.history, self.recent = [], []  # lines of metrics.jsonl; (loss, seconds) of steps since the last
-        self.score = None                   # the newest validation `Score`
+        self.score, self.sample = None, ""  # the newest validation `Score`, the newest sample
+        self.best = None                    # dict(step, val_loss) of the best evaluation of the fixed part
+        self.plateau = None                 # `CosinePlateau`, while it runs by that schedule
         self.rng = None                     # random state between two calls of `fit`
         self.stopping = False               # a callback sets it to end the run after this step
 
-    def __repr__(self):
-        scored = "" if self.score is None else f", validation loss {self.score.loss:.4f}"
-        return f"Trainer at step {self.step} of {self.cfg.steps or '?'}{scored}"
+# %% ../nbs/10_trainer.ipynb #b0ed5d3b
+@patch(as_prop=True)
+def total_steps(self: Trainer) -> int | None:
+    "Steps of the whole run, as far as known: the schedule \"plateau\" may add some."
+    return self.plateau.end if self.plateau else self.cfg.steps
+
+@patch(as_prop=True)
+def finished(self: Trainer) -> bool:
+    "Whether no step is left, by count or because a callback `ended` the run."
+    return self.step >= (self.total_steps or math.inf) or any(callback.ended for callback in self.callbacks)
 
 # %% ../nbs/10_trainer.ipynb #78ba316f
+@patch
+def __repr__(self: Trainer):
+    scored = "" if self.score is None else f", validation loss {self.score.loss:.4f}"
+    return f"Trainer at step {self.step} of {self.total_steps or '?'}{scored}"
+
 def _dtype(trainer):
     "What forward passes compute in."
     if trainer.cfg.dtype != "auto": return getattr(torch, trainer.cfg.dtype)
     half = trainer.device.type == "cuda" and torch.cuda.is_bf16_supported()
     return torch.bfloat16 if half else torch.float32
+
+def _add(callbacks, kind, every):
+    "The settings ask for this one; it comes first, so that the others find what it says."
+    if not any(isinstance(callback, kind) for callback in callbacks): callbacks.insert(0, kind(every))
 
 # %% ../nbs/10_trainer.ipynb #c27fb8e5
 @patch
@@ -191,67 +226,128 @@ def gradients(self: Trainer) -> float:
     "Leaves the mean gradient of `grad_accum` batches in the weights' `.grad`; returns their mean loss."
     for opt in self.optimizers: opt.zero_grad()
     self.model.train()
-    total = 0.0
+    total, self.fed = 0.0, []
     for _ in range(self.cfg.grad_accum):
         x, y = (t.to(self.device) for t in next(self.batches))
+        self.fed.append((x, y))
         with self.autocast: loss = self.call_model(x, y)[1] / self.cfg.grad_accum
-        loss.backward()
+        (loss if self.scaler is None else self.scaler.scale(loss)).backward()
         total = total + loss.detach()
+    if self.scaler is not None:
+        for opt in self.optimizers: self.scaler.unscale_(opt)
     return total.item()
 
 # %% ../nbs/10_trainer.ipynb #a24e187e
 @patch
 def train_step(self: Trainer) -> float:
-    """One optimizer step, returns its loss; one that is not finite raises `FloatingPointError`,
-    with the weights untouched."""
+    """One optimizer step, returns its loss. One whose loss or gradient is not finite, or whose loss is
+    ten times that of guessing, raises `FloatingPointError`, with the weights untouched."""
     began = time.perf_counter()
     for group in (g for opt in self.optimizers for g in opt.param_groups):
         group["lr"] = group["lr_max"] * lr_factor(self.cfg, self.step)
     loss = self.gradients()
-    self.grad_norm = clip_grad_norm(self.model.parameters(), self.cfg.grad_clip).item()
-    if not math.isfinite(loss + self.grad_norm): raise FloatingPointError(_refusal(self, loss))
-    for opt in self.optimizers: opt.step()
+    norm = clip_grad_norm(self.model.parameters(), self.cfg.grad_clip).item()
+    if self.scaler is not None: self.scaler.update()
+    exploded = not loss <= 10 * math.log(self.model.cfg.vocab_size)     # nan is not <= anything
+    if math.isfinite(norm) and not exploded:
+        for opt in self.optimizers: opt.step()
+        self.grad_norm = norm
+    elif exploded or self.scaler is None or self.scaler.get_scale() < 1:
+        raise FloatingPointError(_refusal(self, loss, norm))
+    else: self.skipped += 1                                             # the next with half the scale
     self.step += 1
     self.recent.append((loss, time.perf_counter() - began))
     return loss
 
 # %% ../nbs/10_trainer.ipynb #3b57de67
-def _refusal(trainer, loss):
+def _refusal(trainer, loss, norm):
     lr = ", ".join(f"{opt.param_groups[0]['lr']:.3g} ({type(opt).__name__})" for opt in trainer.optimizers)
-    saved = checkpoints(trainer.run_dir) if trainer.run_dir else []
-    remedy = "start again, for there is no checkpoint yet"
-    if saved: remedy = f"resume from the last checkpoint, {saved[-1]}"
     return (f"step {trainer.step + 1} was refused and the weights left as they were, "
-            f"for its loss is {loss:.4g} and its gradient norm {trainer.grad_norm:.4g} "
-            f"at learning rate {lr}: lower lr and muon_lr, or warm up longer, and {remedy}")
+            f"for its loss is {loss:.4g} and its gradient norm {norm:.4g} at learning rate {lr}; "
+            f"{_at_fault(trainer)}: "
+            f"lower lr and muon_lr, or warm up longer, and {_remedy(trainer)}")
+
+def _remedy(trainer):
+    last = trainer.run_dir and _last_whole(trainer.run_dir)
+    if last: return f"resume from the last good checkpoint, {last}"
+    return "start again, for there is no checkpoint yet"
+
+def _some(names):
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+# %% ../nbs/10_trainer.ipynb #5357c073
+def _at_fault(trainer):
+    "Names the tensors in which a step went wrong."
+    named = dict(trainer.model.named_parameters())
+    bad = [name for name, p in named.items() if not p.isfinite().all()]
+    grads = {name: p.grad for name, p in named.items() if p.grad is not None}
+    bad_grads = [name for name, g in grads.items() if not g.isfinite().all()]
+    first, told = _first_not_finite(trainer), []
+    if bad: told.append(f"the weights of {_some(bad)} are not finite")
+    if first: told.append(f"the first output that is not finite is that of {first}")
+    if bad_grads and not told: told.append(f"the gradients of {_some(bad_grads)} are not finite")
+    if told: return ", ".join(told)
+    longest = sorted(grads, key=lambda name: -grads[name].norm().item())
+    return f"the longest gradients are those of {_some(longest)}"
+
+# %% ../nbs/10_trainer.ipynb #4004463d
+@torch.no_grad()
+def _first_not_finite(trainer):
+    "The first module, innermost first, that gives something not finite on the batches of this step; or None."
+    found = []
+    def look(name):
+        def hook(module, inputs, output):
+            out = output[0] if isinstance(output, tuple) else output
+            if not out.isfinite().all(): found.append(name)
+        return hook
+    hooks = [m.register_forward_hook(look(name)) for name, m in trainer.model.named_modules() if name]
+    trainer.model.eval()
+    try:
+        for x, y in trainer.fed:
+            with trainer.autocast: trainer.model(x, y)
+    finally:
+        trainer.model.train()
+        for hook in hooks: hook.remove()
+    return found[0] if found else None
 
 # %% ../nbs/10_trainer.ipynb #af4290d8
 class Callback:
     "What happens beside the loop: override the moments that you need. All are given the trainer."
+    ended = False        # True ends the run for good, with the evaluation that belongs to the end
     def before_fit(self, trainer): "Before the first step, also after a resume."
     def after_step(self, trainer): "After each step, and after its log line and evaluation if it had them."
-    def after_eval(self, trainer): "After each evaluation: `trainer.score` is new."
+    def after_eval(self, trainer): "After each evaluation of the fixed part: `score` and `best` are new."
     def after_fit(self, trainer): "After the last step, or when `trainer.stopping` ended the run."
     def cleanup(self, trainer): "At the very end, after an error as well."
+    def state_dict(self) -> dict:
+        "What a resumed run must know, as JSON can hold it; kept in every checkpoint."
+        return {}
+    def load_state_dict(self, state: dict): "After a resume, before `before_fit`: what `state_dict` gave."
 
 # %% ../nbs/10_trainer.ipynb #9051d518
 @patch
 def fit(self: Trainer) -> Trainer:
-    "Trains until `cfg.steps` are done, or a callback sets `stopping`. Can be called again to go on."
-    cfg = self.cfg
-    self.begin()
-    try:
-        self.call("before_fit")
-        while self.step < cfg.steps and not self.stopping:
-            self.train_step()
-            last = self.step == cfg.steps
-            if last or self.step % cfg.log_every == 0: self.log()
-            if last or self.step % cfg.eval_every == 0: self.validate(cfg.final_eval_tokens if last else cfg.eval_tokens)
-            self.call("after_step")
-        self.rng = rng_state()
-        self.call("after_fit")
-    finally: self.call("cleanup")
+    "Trains until the run is `finished`, or a callback sets `stopping`. Can be called again to go on."
+    with _told(self):
+        self.begin()
+        try:
+            self.call("before_fit")
+            while not self.finished and not self.stopping: self.one_round()
+            self.rng = rng_state()
+            self.call("after_fit")
+        finally: self.call("cleanup")
     return self
+
+@patch
+def one_round(self: Trainer):
+    "A step, and what is due after it."
+    cfg = self.cfg
+    self.train_step()
+    due = self.finished or self.step % cfg.eval_every == 0
+    if due or self.step % cfg.log_every == 0: self.log()
+    if due: self.validate()
+    if self.finished and self.part(True) > self.part(): self.validate(whole=True)
+    self.call("after_step")
 
 # %% ../nbs/10_trainer.ipynb #e7d9c81b
 @patch
@@ -269,10 +365,59 @@ def begin(self: Trainer):
     if cfg.steps is None: cfg.steps = plan_steps(self)
     cfg.eval_every = cfg.eval_every or -(-cfg.steps // 10)
     cfg.checkpoint_every = cfg.checkpoint_every or cfg.eval_every
+    if cfg.schedule == "plateau" and (self.plateau is None or self.plateau.cosine[3] != cfg.steps):
+        self.plateau = _plateau(cfg, self.plateau and self.plateau.state_dict())
     if self.run_dir: self.run_dir.mkdir(parents=True, exist_ok=True)
     if self.rng is None: set_seed(cfg.seed)
     else: set_rng_state(self.rng)
+    _give_back(self)
     self.rng, self.stopping, self.started = None, False, time.perf_counter() - self.seconds
+
+# %% ../nbs/10_trainer.ipynb #60956044
+def _plateau(cfg, state=None):
+    "The schedule that knows when to end; with `state`, where it stood, perhaps with other `steps`."
+    plateau = CosinePlateau(1.0, cfg.lr_final, max(1, round(cfg.warmup * cfg.steps)), cfg.steps)
+    if state: plateau.load_state_dict({**state, "end": max(state["end"], cfg.steps)})
+    return plateau
+
+def _named(callbacks):
+    "Each callback under the name of its class; of a second of one class a number follows."
+    named = {}
+    for callback in callbacks:
+        name = type(callback).__name__
+        n = sum(type(c) is type(callback) for c in named.values())
+        named[f"{name} {n + 1}" if n else name] = callback
+    return named
+
+def _callback_states(trainer):
+    states = {name: callback.state_dict() for name, callback in _named(trainer.callbacks).items()}
+    return trainer.callback_states | {name: state for name, state in states.items() if state}
+
+def _give_back(trainer):
+    "Hands what a checkpoint kept to those callbacks that are here."
+    for name, callback in _named(trainer.callbacks).items():
+        if name in trainer.callback_states: callback.load_state_dict(trainer.callback_states.pop(name))
+
+# %% ../nbs/10_trainer.ipynb #046939dd
+@contextmanager
+def _told(trainer):
+    "Says in one sentence what to lower when memory ends; raises `MemoryError`."
+    try: yield
+    except (MemoryError, RuntimeError) as error:
+        ended = re.search("can't allocate memory|not enough memory|out of memory", str(error), re.I)
+        if not (isinstance(error, (MemoryError, torch.OutOfMemoryError)) or ended): raise
+        raise MemoryError(_lower(trainer)) from error
+
+def _lower(trainer):
+    cfg, T, ways = trainer.cfg, trainer.model.cfg.context_length, []
+    if cfg.batch_size > 1:
+        part = max(n for n in range(1, cfg.batch_size) if cfg.batch_size % n == 0)
+        ways = [f"set batch_size={part} and grad_accum={cfg.grad_accum * cfg.batch_size // part}, "
+                f"which still makes {cfg.batch_size * cfg.grad_accum} sequences a step"]
+    if not cfg.activation_checkpointing: ways.append("set activation_checkpointing=true")
+    ways.append("take a shorter context_length or a smaller model")
+    return (f"the memory of {trainer.device} ended at step {trainer.step + 1}, "
+            f"with batch_size={cfg.batch_size} and context_length={T}: {'; or '.join(ways)}")
 
 # %% ../nbs/10_trainer.ipynb #5dc7add1
 @patch
@@ -284,20 +429,34 @@ def log(self: Trainer):
     self.history.append(dict(step=self.step, loss=sum(losses) / len(losses),
                              lr=self.optimizers[0].param_groups[0]["lr"], grad_norm=self.grad_norm,
                              tokens_per_second=round(tokens / sum(seconds)), seconds=round(self.seconds, 3)))
+    if self.scaler is not None: self.history[-1] |= dict(scale=self.scaler.get_scale(), skipped=self.skipped)
 
 # %% ../nbs/10_trainer.ipynb #11eb4194
 @patch
 def validate(self: Trainer,
-    max_tokens: int | None = None,  # score only so many, from the beginning; None: all
+    whole: bool = False,  # score `final_eval_tokens`, instead of the fixed part that all evaluations share
 ) -> Score:
-    "Scores the validation tokens, and adds a line to `history`."
-    self.score = evaluate(self.model, self.data.tokenizer, self.data, max_tokens=max_tokens)
+    "Scores validation tokens from the beginning, and adds a line to `history`."
+    limit = self.cfg.final_eval_tokens if whole else self.cfg.eval_tokens
+    self.score = evaluate(self.model, self.data.tokenizer, self.data, min(32, self.cfg.batch_size), limit)
     self.seconds = time.perf_counter() - self.started
-    self.history.append(dict(step=self.step, val_loss=self.score.loss,
-                             val_bits_per_byte=self.score.bits_per_byte, val_tokens=self.score.tokens,
-                             seconds=round(self.seconds, 3)))
+    line = dict(step=self.step, val_loss=self.score.loss, val_bits_per_byte=self.score.bits_per_byte,
+                val_tokens=self.score.tokens, seconds=round(self.seconds, 3))
+    self.history.append(line | (dict(final=True) if whole else {}))
+    if whole: return self.score
+    if self.score.loss < (self.best["val_loss"] if self.best else math.inf):
+        self.best = dict(step=self.step, val_loss=self.score.loss)
+    if self.plateau and self.plateau.step < self.step: self.plateau.update(self.step, self.score.loss)
     self.call("after_eval")
     return self.score
+
+@patch
+def part(self: Trainer,
+    whole: bool = False,  # of the last evaluation
+) -> int:
+    "How many validation tokens an evaluation scores."
+    limit = self.cfg.final_eval_tokens if whole else self.cfg.eval_tokens
+    return min(limit or len(self.data.val), len(self.data.val))
 
 # %% ../nbs/10_trainer.ipynb #4f59cfc1
 def rng_state() -> dict:  # of plain numbers and text, fit for JSON
@@ -306,8 +465,9 @@ def rng_state() -> dict:  # of plain numbers and text, fit for JSON
     numpy = np.random.get_state(legacy=False)
     numpy["state"] = dict(key=numpy["state"]["key"].tolist(), pos=int(numpy["state"]["pos"]))
     state = dict(python=[version, list(words), gauss], numpy=numpy,
-                 torch=bytes(torch.get_rng_state().tolist()).hex())
-    if torch.cuda.is_available(): state["cuda"] = bytes(torch.cuda.get_rng_state().tolist()).hex()
+                 torch=_hex(torch.get_rng_state()))
+    if torch.cuda.is_available(): state["cuda"] = [_hex(s) for s in torch.cuda.get_rng_state_all()]
+    if torch.backends.mps.is_available(): state["mps"] = _hex(torch.mps.get_rng_state())
     return state
 
 def set_rng_state(state: dict):
@@ -315,9 +475,13 @@ def set_rng_state(state: dict):
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
     np.random.set_state(state["numpy"])
-    torch.set_rng_state(torch.tensor(list(bytes.fromhex(state["torch"])), dtype=torch.uint8))
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(torch.tensor(list(bytes.fromhex(state["cuda"])), dtype=torch.uint8))
+    torch.set_rng_state(_bytes(state["torch"]))
+    for device, one in enumerate(state.get("cuda", [])[:torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(_bytes(one), device)
+    if "mps" in state and torch.backends.mps.is_available(): torch.mps.set_rng_state(_bytes(state["mps"]))
+
+def _hex(state): return bytes(state.tolist()).hex()
+def _bytes(text): return torch.tensor(list(bytes.fromhex(text)), dtype=torch.uint8)
 
 # %% ../nbs/10_trainer.ipynb #5662e363
 class Metrics(Callback):
@@ -329,16 +493,24 @@ class Metrics(Callback):
 
     def after_step(self, trainer):
         if trainer.run_dir and self.written < len(trainer.history):
-            with open(trainer.run_dir / "metrics.jsonl", "ab") as f:
-                f.write(_json_lines(trainer.history[self.written:]))
+            _append(trainer.run_dir / "metrics.jsonl", _json_lines(trainer.history[self.written:]))
         self.written = len(trainer.history)
 
 # %% ../nbs/10_trainer.ipynb #54ed270e
 def _json_lines(history): return "".join(json.dumps(line) + "\n" for line in history).encode()
 
-def _read_history(run_dir, step):
-    "The lines of metrics.jsonl up to `step`; one that a crash has cut off ends the reading."
-    history, path = [], Path(run_dir) / "metrics.jsonl"
+def _append(path, content):
+    "Adds to a file; a full disk leaves it as it was, and raises `OSError` in one sentence."
+    size = path.stat().st_size if path.exists() else 0
+    try:
+        with room_in(path.parent), open(path, "ab") as f: f.write(content)
+    except OSError:
+        if path.exists(): os.truncate(path, size)
+        raise
+
+def _read_history(run_dir, step, name="metrics.jsonl"):
+    "The lines of a file up to `step`; one that a crash has cut off ends the reading."
+    history, path = [], Path(run_dir) / name
     for line in path.read_text().splitlines() if path.exists() else []:
         try: history.append(json.loads(line))
         except ValueError: break
@@ -350,19 +522,22 @@ class Samples(Callback):
     def before_fit(self, trainer):
         if trainer.run_dir:
             path = trainer.run_dir / "samples.txt"
-            told = path.read_bytes().decode() if path.exists() else ""
+            new = trainer.step == 0 and not (trainer.run_dir / "config.yaml").exists()
+            told = path.read_bytes().decode() if path.exists() and not new else ""
             parts = [p for p in re.split(r"^(?=--- step \d+$)", told, flags=re.M)
                      if p and int(p.split()[2]) <= trainer.step]  # after a resume, later ones go
             write_whole(path, "".join(parts).encode())
-            if parts: return
+            if parts:
+                trainer.sample = parts[-1].split("\n", 1)[1][:-2]
+                return
         if trainer.step == 0: self.after_eval(trainer)
 
     def after_eval(self, trainer):
         if not trainer.cfg.sample_tokens: return
         trainer.sample = write_sample(trainer)
         if trainer.run_dir:
-            with open(trainer.run_dir / "samples.txt", "ab") as f:
-                f.write(f"--- step {trainer.step}\n{trainer.sample}\n\n".encode())
+            told = f"--- step {trainer.step}\n{trainer.sample}\n\n"
+            _append(trainer.run_dir / "samples.txt", told.encode())
 
 # %% ../nbs/10_trainer.ipynb #75c0595f
 def write_sample(trainer: Trainer) -> str:
@@ -374,33 +549,49 @@ def write_sample(trainer: Trainer) -> str:
 
 # %% ../nbs/10_trainer.ipynb #7ad9d727
 class Progress(Callback):
-    "A progress bar on a terminal, and a line at each evaluation."
+    "A progress bar on a terminal; a line at each evaluation, there and anywhere else."
     bar = None
     def before_fit(self, trainer):
-        self.bar = tqdm(total=trainer.cfg.steps, initial=trainer.step, unit=" steps", leave=False,
+        self.bar = tqdm(total=trainer.total_steps, initial=trainer.step, unit=" steps", leave=False,
                         disable=not sys.stderr.isatty())
-        self.seen = len(trainer.history)
+        self.seen, self.loss, self.pace = len(trainer.history), "", ""
 
     def after_step(self, trainer):
-        self.bar.update(1)
-        for line in trainer.history[self.seen:]:
-            if "loss" not in line: continue
-            self.bar.set_postfix_str(f"loss {line['loss']:.3f}, {line['tokens_per_second']:,} tokens/s")
+        self.bar.total = trainer.total_steps
+        self.bar.update(trainer.step - self.bar.n)
+        for line in trainer.history[self.seen:]: self.show(trainer, line)
         self.seen = len(trainer.history)
 
-    def after_eval(self, trainer):
-        s = trainer.score
-        floor = "" if s.floor is None else f" (floor {s.floor:.3f})"
-        tqdm.write(f"step {trainer.step:6,}   validation loss {s.loss:.4f}   "
-                   f"bits/byte {s.bits_per_byte:.3f}{floor}   {_clock(trainer.seconds)}", file=sys.stdout)
+    def show(self, trainer, line):
+        if "loss" in line:
+            self.loss, self.pace = f"loss {line['loss']:.4f}", f"{line['tokens_per_second']:,} tokens/s"
+            return self.bar.set_postfix_str(f"{self.loss}, {self.pace}")
+        floor = "" if trainer.data.floor is None else f" (floor {trainer.data.floor:.3f})"
+        told = [f"validation loss {line['val_loss']:.4f}",
+                f"bits/byte {line['val_bits_per_byte']:.3f}{floor}"]
+        where = f"step {line['step']:,}/{trainer.total_steps:,}"
+        if line.get("final"): told = [f"at the end, {line['val_tokens']:,} tokens:", *told]
+        else: told = [where, self.loss, *told, self.pace]
+        tqdm.write("   ".join([*told, _time_left(trainer)]), file=sys.stdout)
+        sys.stdout.flush()
 
     def cleanup(self, trainer):
         if self.bar: self.bar.close()
 
 # %% ../nbs/10_trainer.ipynb #71a6e1b8
+def _seconds(f):
+    began = time.perf_counter()
+    f()
+    return time.perf_counter() - began
+
 def _clock(seconds):
     minutes, seconds = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}" if minutes >= 60 else f"{minutes}:{seconds:02}"
+
+def _time_left(trainer):
+    if trainer.finished: return _clock(trainer.seconds)
+    left = trainer.total_steps - trainer.step
+    return f"{_clock(trainer.seconds / max(1, trainer.step) * left)} left"
 
 # %% ../nbs/10_trainer.ipynb #05c0971a
 def trainer_state(
@@ -414,7 +605,9 @@ def trainer_state(
             tensors |= {f"optimizer.{i}.{p}.{name}": value.contiguous() for name, value in state.items()}
     return tensors, dict(step=trainer.step, batches=trainer.batches.state_dict(),
                          rng=trainer.rng or rng_state(), seconds=trainer.seconds, recent=list(trainer.recent),
-                         score=None if trainer.score is None else asdict(trainer.score))
+                         score=None if trainer.score is None else asdict(trainer.score), best=trainer.best,
+                         scaler=trainer.scaler and trainer.scaler.state_dict(), skipped=trainer.skipped,
+                         plateau=trainer.plateau and trainer.plateau.state_dict())
 
 # %% ../nbs/10_trainer.ipynb #a5a87733
 @torch.no_grad()
@@ -436,31 +629,69 @@ def set_trainer_state(
     trainer.batches.load_state_dict(state["batches"])
     trainer.recent = [tuple(pair) for pair in state["recent"]]
     trainer.score = None if state["score"] is None else Score(**state["score"])
+    trainer.best, trainer.skipped = state.get("best"), state.get("skipped", 0)
+    if trainer.scaler is not None and state.get("scaler"): trainer.scaler.load_state_dict(state["scaler"])
+    trainer.plateau = None
+    if trainer.cfg.schedule == "plateau" and state.get("plateau"):
+        trainer.plateau = _plateau(trainer.cfg, state["plateau"])
 
 # %% ../nbs/10_trainer.ipynb #d5a4f342
 def save_checkpoint(
     trainer: Trainer,
 ) -> Path:             # run_dir/checkpoints/step_…
-    "Writes a checkpoint that is whole or absent, whenever the machine stops."
+    """Writes a checkpoint that is whole or absent, whenever the machine stops. Raises `OSError` for a
+    full disk and `FloatingPointError` for weights that are not finite; nothing half-written stays."""
+    _check_finite(trainer)
     folder = trainer.run_dir / "checkpoints" / f"step_{trainer.step:08d}"
     temp = folder.with_name(".unfinished")
     shutil.rmtree(temp, ignore_errors=True)        # what an earlier crash has left
-    temp.mkdir(parents=True)
-    tensors, state = trainer_state(trainer)
-    model = {k[6:]: t for k, t in tensors.items() if k.startswith("model.")}
-    save_file(model, temp / "model.safetensors")
-    optimizer = {k: t for k, t in tensors.items() if k.startswith("optimizer.")}
-    save_file(optimizer, temp / "optimizer.safetensors")
-    state["files"] = {file.name: _sha256(file) for file in sorted(temp.iterdir())}
-    scored = [line["val_loss"] for line in trainer.history
-              if "val_loss" in line and line["step"] == trainer.step]
-    state["val_loss"] = scored[-1] if scored else None
-    (temp / "state.json").write_text(json.dumps(state))
-    for path in [*temp.iterdir(), temp]: _sync(path)
-    if folder.exists(): _remove(folder)            # a torn one of the same step
-    temp.rename(folder)
+    try:
+        with room_in(folder.parent):
+            temp.mkdir(parents=True)
+            _write_checkpoint(trainer, temp)
+        if folder.exists(): _remove(folder)        # a torn one of the same step
+        temp.rename(folder)
+    except OSError as error: raise _not_saved(trainer, error) from None
+    finally: shutil.rmtree(temp, ignore_errors=True)    # after the rename there is none
     _sync(folder.parent)
     return folder
+
+# %% ../nbs/10_trainer.ipynb #8421c698
+def _write_checkpoint(trainer, temp):
+    tensors, state = trainer_state(trainer)
+    for part in ("model", "optimizer"):
+        its = {name: t for name, t in tensors.items() if name.startswith(f"{part}.")}
+        _save_tensors(its, temp / f"{part}.safetensors")
+    state["files"] = {file.name: _sha256(file) for file in sorted(temp.iterdir())}
+    scored = [line for line in trainer.history
+              if line["step"] == trainer.step and "val_loss" in line and "final" not in line]
+    state["val_loss"] = scored[-1]["val_loss"] if scored else None
+    state["val_tokens"] = scored[-1]["val_tokens"] if scored else None
+    state["eval_tokens"], state["callbacks"] = trainer.part(), _callback_states(trainer)
+    (temp / "state.json").write_text(json.dumps({**state, "sha256": _state_hash(state)}))
+    for path in [*temp.iterdir(), temp]: _sync(path)
+
+def _state_hash(state): return hashlib.sha256(json.dumps(state).encode()).hexdigest()
+
+def _save_tensors(tensors, path):
+    try: save_file({name.removeprefix("model."): t for name, t in tensors.items()}, path)
+    except SafetensorError as error:               # says "os error 28" where Python has OSError(28, …)
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None: raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
+
+def _not_saved(trainer, error):
+    last = _last_whole(trainer.run_dir)
+    where = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
+    told = OSError(f"step {trainer.step} could not be saved: {error}; {where}")
+    told.errno = error.errno
+    return told
+
+def _check_finite(trainer):
+    bad = [name for name, p in trainer.model.named_parameters() if not p.isfinite().all()]
+    if not bad: return
+    raise FloatingPointError(f"after step {trainer.step} the weights of {_some(bad)} are not finite and were not "
+                             f"saved: lower lr and muon_lr, or warm up longer, and {_remedy(trainer)}")
 
 # %% ../nbs/10_trainer.ipynb #6965793b
 def _remove(folder):
@@ -478,8 +709,10 @@ def read_checkpoint(
     "Reads a checkpoint and compares it with its hashes; `ValueError` names the file that is torn or missing."
     folder = Path(folder)
     try: state = json.loads((folder / "state.json").read_text())
-    except (OSError, ValueError):
-        raise ValueError(f"{folder / 'state.json'} is missing or torn: use another checkpoint") from None
+    except (OSError, ValueError): state = {}
+    found = state.pop("sha256", None) if isinstance(state, dict) else None
+    if not state or found != _state_hash(state):
+        raise ValueError(f"{folder / 'state.json'} is missing or torn: use another checkpoint")
     tensors = {}
     for file, prefix in (("model.safetensors", "model."), ("optimizer.safetensors", "")):
         if model_only and not prefix: continue
@@ -502,8 +735,7 @@ def find_checkpoint(
 ) -> tuple[dict, dict]:              # as `read_checkpoint` gives them
     "Reads the checkpoint asked for; of \"last\" and \"best\" the first whole one, and warns of the others."
     folders = checkpoints(run_dir)[::-1]
-    if checkpoint == "best":
-        folders = sorted((f for f in folders if _val_loss(f) is not None), key=_val_loss)
+    if checkpoint == "best": folders = _by_loss(run_dir)
     elif checkpoint != "last":
         chosen = [f for f in folders if f.name == f"step_{checkpoint:0>8}"]
         if chosen: return read_checkpoint(chosen[0], model_only)
@@ -516,27 +748,43 @@ def find_checkpoint(
     raise ValueError(f"{run_dir} has no whole checkpoint that was {wanted}: "
                      "choose another one, another run, or train again")
 
-def _val_loss(folder):
-    try: return json.loads((folder / "state.json").read_text())["val_loss"]
-    except (OSError, ValueError): return None
+def _by_loss(run_dir):
+    "The checkpoints that were evaluated on as many tokens as the newest such one, the best first."
+    figures = {}
+    for folder in checkpoints(run_dir):
+        try: state = json.loads((folder / "state.json").read_text())
+        except (OSError, ValueError): continue
+        if state.get("val_loss") is not None: figures[folder] = state["val_loss"], state.get("val_tokens")
+    newest = list(figures.values())[-1][1] if figures else None
+    return sorted((f for f, (_, tokens) in figures.items() if tokens == newest), key=lambda f: figures[f][0])
+
+def _last_whole(run_dir):
+    for folder in checkpoints(run_dir)[::-1]:
+        try: read_checkpoint(folder)
+        except ValueError: continue
+        return folder
 
 # %% ../nbs/10_trainer.ipynb #76c4eb97
 class Checkpoint(Callback):
     """Saves the settings and the tokenizer, then a checkpoint at the start, every `cfg.checkpoint_every`
-    steps and at the end."""
+    steps, at each new best and at the end."""
     def before_fit(self, trainer):
         if not trainer.run_dir: return
-        path = trainer.run_dir / "config.yaml"
-        if not path.exists(): trainer.data.tokenizer.save(trainer.run_dir / "tokenizer.json")
+        path, self.saved = trainer.run_dir / "config.yaml", trainer.step
+        for left in trainer.run_dir.glob(".*.part"): left.unlink()       # what a killed process has left
+        for left in (trainer.run_dir / "checkpoints").glob(".*"): shutil.rmtree(left)
+        if not path.exists():        # written last: where it is, all that a resume needs is there
+            for old in checkpoints(trainer.run_dir): _remove(old)                # of a run that died before
+            trainer.data.tokenizer.save(trainer.run_dir / "tokenizer.json")
+            self.save(trainer)
         data = dict(path=str(trainer.data.path), corpus=trainer.data.meta["corpus"],
                     fingerprint=trainer.data.meta["corpus_fingerprint"])
         config = dict(model=asdict(trainer.model.cfg), train=asdict(trainer.cfg), data=data)
         write_whole(path, yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
-        self.saved = trainer.step
-        if not checkpoints(trainer.run_dir): self.save(trainer)    # a crash before the next one loses nothing
 
     def after_step(self, trainer):
-        if trainer.run_dir and trainer.step % trainer.cfg.checkpoint_every == 0: self.save(trainer)
+        best = trainer.best and trainer.best["step"] == trainer.step
+        if trainer.run_dir and (best or trainer.step % trainer.cfg.checkpoint_every == 0): self.save(trainer)
 
     def after_fit(self, trainer):
         if trainer.run_dir and self.saved != trainer.step: self.save(trainer)
@@ -546,9 +794,9 @@ class Checkpoint(Callback):
             if (trainer.run_dir / name).exists(): _sync(trainer.run_dir / name)
         save_checkpoint(trainer)
         self.saved, found = trainer.step, checkpoints(trainer.run_dir)
-        best = min((f for f in found if _val_loss(f) is not None), key=_val_loss, default=None)
+        best = _by_loss(trainer.run_dir)[:1]
         for old in found[:-trainer.cfg.keep_checkpoints]:
-            if old != best: _remove(old)
+            if old not in best: _remove(old)
 
 # %% ../nbs/10_trainer.ipynb #f1d67749
 def load_run(
@@ -598,7 +846,10 @@ def resume(
     tensors, state = find_checkpoint(run_dir)
     trainer = Trainer(GPT(config["model"]), data, config["train"], run_dir, callbacks)
     set_trainer_state(trainer, tensors, state)
+    if state.get("eval_tokens", trainer.part()) != trainer.part(): trainer.best = None  # does not compare
     trainer.history = _read_history(run_dir, trainer.step)
+    trainer.callback_states = state.get("callbacks", {})
+    _give_back(trainer)
     return trainer
 
 # %% ../nbs/10_trainer.ipynb #23e7ad25
@@ -641,7 +892,7 @@ def loss_curve(
         fig = Figure()
         ax, floor = fig.subplots(), floor_per_token(trainer.data)
         for key, name, look in (("loss", "training", "-"), ("val_loss", "validation", "o-")):
-            points = [(line["step"], line[key]) for line in trainer.history if key in line]
+            points = [(h["step"], h[key]) for h in trainer.history if key in h and "final" not in h]
             if points: ax.plot(*zip(*points), look, ms=4, label=name)
         if floor is not None: ax.axhline(floor, ls="--", color="C2", label="the floor")
         ax.set(xlabel="step", ylabel="loss (nats a token)", title=_headline(trainer))
@@ -652,38 +903,175 @@ def loss_curve(
 
 # %% ../nbs/10_trainer.ipynb #bb727d09
 def _headline(trainer):
-    parts = [f"step {trainer.step:,} of {trainer.cfg.steps:,}"]
+    parts = [f"step {trainer.step:,} of {trainer.total_steps:,}"]
     lines = [line for line in trainer.history if "loss" in line]
     if lines: parts += [f"loss {lines[-1]['loss']:.3f}", f"{lines[-1]['tokens_per_second']:,} tokens/s"]
-    if 0 < trainer.step < trainer.cfg.steps:
-        parts.append(f"{_clock(trainer.seconds / trainer.step * (trainer.cfg.steps - trainer.step))} left")
+    if 0 < trainer.step and not trainer.finished: parts.append(_time_left(trainer))
     return " · ".join(parts)
+
+# %% ../nbs/10_trainer.ipynb #aa6de98f
+def memorises(
+    history: list,  # the lines of metrics.jsonl
+) -> bool:
+    """Whether each of the last three validation losses lies above the best by more than 1% and by more
+    than eight times the noise, while the mean training loss since the best is below that of the stretch
+    between the best and the evaluation before it.
+
+    The noise is the median distance of a validation loss from the mean of its two neighbours."""
+    val = [(h["step"], h["val_loss"]) for h in history if "val_loss" in h and "final" not in h]
+    if len(val) < 4: return False
+    losses = [loss for _, loss in val]
+    best = losses.index(min(losses))
+    noise = median(abs(b - (a + c) / 2) for a, b, c in zip(losses, losses[1:], losses[2:]))
+    if not min(losses[-3:]) > losses[best] + max(0.01 * losses[best], 8 * noise): return False
+    def training(after, until):
+        found = [h["loss"] for h in history if "loss" in h and after < h["step"] <= until]
+        return sum(found) / len(found) if found else math.nan
+    return training(val[best][0], val[-1][0]) < training(val[best - 1][0] if best else 0, val[best][0])
+
+# %% ../nbs/10_trainer.ipynb #a174ccfc
+class Memorising(Callback):
+    "Warns once when the model begins to learn its text by heart, as `memorises` finds it."
+    warned = False
+    def after_eval(self, trainer):
+        if self.warned or not memorises(trainer.history): return
+        self.warned, best = True, trainer.best
+        folder = trainer.run_dir and trainer.run_dir / "checkpoints" / f"step_{best['step']:08d}"
+        kept = "was not kept, for no checkpoints are written"
+        if folder and folder.exists(): kept = f"is kept in {folder}"
+        warnings.warn(f"the model begins to memorise: the validation loss was best after step {best['step']:,} "
+                      f"({best['val_loss']:.4f}) and is {trainer.score.loss:.4f} now, while the training loss "
+                      f"still falls; that best model {kept}; more text, dropout or a shorter run would help",
+                      stacklevel=2)
+
+    def state_dict(self): return dict(warned=self.warned)
+    def load_state_dict(self, state): self.warned = state["warned"]
+
+# %% ../nbs/10_trainer.ipynb #e04c4bdc
+class EarlyStopping(Callback):
+    """Ends the run when `patience` evaluations in a row have not brought the validation loss more than
+    `min_delta` below the best; the evaluation of the end is still made."""
+    def __init__(self,
+        patience: int,           # evaluations
+        min_delta: float = 0.0,  # nats
+    ):
+        if not (isinstance(patience, int) and patience >= 1):
+            raise ValueError(f"patience={patience!r} must be a whole number of at least 1: 3 is a usual choice")
+        if not 0 <= min_delta < math.inf:
+            raise ValueError(f"min_delta={min_delta!r} must be a number of at least 0: 0.0 counts any gain")
+        self.patience, self.min_delta, self.best, self.since = patience, min_delta, None, 0
+
+    def after_eval(self, trainer):
+        loss, least = trainer.score.loss, math.inf if self.best is None else self.best - self.min_delta
+        self.since += 1
+        if loss < least: self.best, self.since = loss, 0
+
+    @property
+    def ended(self): return self.since >= self.patience
+
+    def state_dict(self): return dict(best=self.best, since=self.since)
+    def load_state_dict(self, state): self.best, self.since = state["best"], state["since"]
 
 # %% ../nbs/10_trainer.ipynb #acc7bedf
 def default_callbacks() -> list[Callback]:
-    "Samples, the live curve, metrics, checkpoints, and the progress bar."
-    return [Samples(), ProgressPlot(), Metrics(), Checkpoint(), Progress()]
+    "Samples, the live curve, metrics, a warning of memorising, checkpoints, and the progress bar."
+    return [Samples(), ProgressPlot(), Metrics(), Memorising(), Checkpoint(), Progress()]
+
+# %% ../nbs/10_trainer.ipynb #5c849ecb
+def _layers(model):
+    layers = {"tokens": model.token_embedding} | {f"block {i}": block for i, block in enumerate(model.blocks)}
+    return layers if model.cfg.tie_weights else layers | {"head": model.head}
+
+def _sizes(tensors):
+    "Root mean square of all numbers, and the share of each quarter of a decade from 1e-8 to 100 in them."
+    flat = torch.cat([t.detach().float().flatten() for t in tensors]).abs()
+    counts = torch.histc(flat.clamp(1e-8, 99.9).log10(), bins=40, min=-8, max=2) / flat.numel()
+    return dict(rms=flat.square().mean().sqrt().item(), share=[round(c, 5) for c in counts.tolist()])
 
 # %% ../nbs/10_trainer.ipynb #08a92b7d
 class Stats(Callback):
-    "Records the spread of what leaves each block: `values[block]` is a list of (step, standard deviation)."
-    def __init__(self, every: int = 10): self.every = every     # steps
+    """Every `every` steps, for each layer: how large activations, weights, gradients (after clipping) and
+    updates are, as root mean square and histogram. `lines` has it, stats.jsonl keeps it, stats.png shows it."""
+    def __init__(self, every: int = 10): self.every, self.lines = every, []     # steps
 
     def before_fit(self, trainer):
-        self.values = [[] for _ in trainer.model.blocks]
-        self.hooks = [block.register_forward_hook(self.recorder(trainer, i))
-                      for i, block in enumerate(trainer.model.blocks)]
+        if trainer.run_dir:
+            self.lines = _read_history(trainer.run_dir, trainer.step, "stats.jsonl")
+            write_whole(trainer.run_dir / "stats.jsonl", _json_lines(self.lines))
+        self.layers, self.line, self.before = _layers(trainer.model), None, None
+        self.hooks = [layer.register_forward_hook(self.activation(trainer, name))
+                      for name, layer in self.layers.items()]
+        self.hooks += [trainer.optimizers[0].register_step_pre_hook(lambda *_: self.gradient(trainer)),
+                       trainer.optimizers[-1].register_step_post_hook(lambda *_: self.update())]
 
-    def recorder(self, trainer, i):
-        def record(block, inputs, output):
-            if block.training and trainer.step % self.every == 0:
-                self.values[i].append((trainer.step, output.detach().float().std().item()))
-        return record
+    def after_step(self, trainer):
+        if self.line is not None and "update" in self.line and trainer.run_dir:
+            _append(trainer.run_dir / "stats.jsonl", _json_lines([self.line]))
+        self.line = None             # without an update the step was skipped
+
+    def after_eval(self, trainer):
+        if trainer.run_dir and self.lines:
+            write_whole(trainer.run_dir / "stats.png", stats_picture(self.lines))
 
     def cleanup(self, trainer):
         for hook in self.hooks: hook.remove()
 
-# %% ../nbs/10_trainer.ipynb #64d2fc9a
+# %% ../nbs/10_trainer.ipynb #634ff7a3
+@patch
+def activation(self: Stats, trainer, name):
+    def record(layer, inputs, output):
+        if not layer.training or trainer.step % self.every: return
+        if self.line is None: self.line = dict(step=trainer.step + 1, activation={})
+        found = self.line["activation"]
+        if name not in found: found[name] = _sizes([output])      # of the step's first batch
+    return record
+
+@patch
+def gradient(self: Stats, trainer):
+    if self.line is None: return
+    self.line["gradient"] = {name: _sizes([p.grad for p in layer.parameters() if p.grad is not None])
+                             for name, layer in self.layers.items()}
+    self.before = {name: [p.detach().clone() for p in layer.parameters()]
+                   for name, layer in self.layers.items()}
+
+@patch
+def update(self: Stats):
+    if self.before is None: return
+    self.line["weight"] = {name: _sizes(old) for name, old in self.before.items()}
+    self.line["update"] = {
+        name: _sizes([p.detach() - q for p, q in zip(layer.parameters(), self.before[name])])
+        for name, layer in self.layers.items()}
+    self.lines.append(self.line)
+    self.before = None
+
+# %% ../nbs/10_trainer.ipynb #2876057a
+def stats_picture(
+    lines: list,  # of `Stats`
+) -> bytes:       # of a PNG
+    "Sizes over time: a curve for each layer, and histograms of up to four layers (a column is a moment)."
+    from matplotlib import style
+    from matplotlib.figure import Figure
+    names, steps = list(lines[0]["activation"]), [h["step"] for h in lines]
+    chosen = [names[round(i * (len(names) - 1) / 3)] for i in range(4)] if len(names) > 4 else names
+    with style.context("gptlearn.course"):
+        fig = Figure(figsize=(2.2 * (len(chosen) + 1), 6.4), layout="constrained")
+        axes = fig.subplots(4, len(chosen) + 1)
+        for row, kind in zip(axes, ("activation", "gradient", "weight", "update")):
+            for name in names: row[0].plot(steps, [h[kind][name]["rms"] for h in lines], label=name)
+            row[0].set(yscale="log", title=f"{kind}, rms")
+            for ax, name in zip(row[1:], chosen):
+                share = np.array([h[kind][name]["share"] for h in lines]).T
+                ax.imshow(np.sqrt(share), origin="lower", aspect="auto", interpolation="nearest",
+                          extent=(steps[0], steps[-1] + 1e-9, -8, 2))
+                ax.set(title=f"{kind}, {name}", yticks=[-8, -6, -4, -2, 0, 2]); ax.grid(False)
+            row[0].yaxis.set_minor_formatter("")
+        axes[0, 0].legend(fontsize=5)
+        for ax in axes[-1]: ax.set_xlabel("step")
+        png = BytesIO()
+        fig.savefig(png, format="png")
+    return png.getvalue()
+
+# %% ../nbs/10_trainer.ipynb #c2abd24d
 def plan_steps(
     trainer: Trainer,
 ) -> int:
@@ -698,20 +1086,18 @@ def plan_steps(
             times.append(_seconds(trainer.train_step))
         n = len(trainer.data.val)
         evaluation = _seconds(lambda: evaluate(trainer.model, trainer.data.tokenizer, trainer.data,
-                                               max_tokens=cfg.eval_tokens))
+                                               min(32, cfg.batch_size), cfg.eval_tokens))
         sample = _seconds(lambda: write_sample(trainer)) if cfg.sample_tokens else 0.0
     finally:
         set_trainer_state(trainer, tensors, state)
         set_rng_state(before)
         trainer.rng, cfg.steps = rng, steps
     a_token = evaluation / min(n, cfg.eval_tokens or n)
-    if cfg.final_eval_tokens is None and n * a_token > budget / 4: cfg.final_eval_tokens = int(budget / 4 / a_token)
-    last = a_token * min(n, cfg.final_eval_tokens or n)
-    evaluations = 9 * evaluation + last + 11 * sample                   # as `fit` makes them
+    if cfg.final_eval_tokens is None and n * a_token > budget / 4:
+        cfg.final_eval_tokens = int(budget / 4 / a_token)
+    rounds = 20 if cfg.schedule == "plateau" else 10                    # as `fit` makes them
+    last = a_token * trainer.part(True) if trainer.part(True) > trainer.part() else 0
+    evaluations = rounds * (evaluation + sample) + sample + last
     left = 0.97 * budget - (time.perf_counter() - began) - evaluations  # the rest: checkpoints and pictures
-    return max(10, int(left / (sum(times[2:]) / len(times[2:]))))       # the first steps warm up: not counted
-
-def _seconds(f):
-    began = time.perf_counter()
-    f()
-    return time.perf_counter() - began
+    steps = int(left / (sum(times[2:]) / len(times[2:])))               # the first steps warm up: not counted
+    return max(10, steps // 2 if cfg.schedule == "plateau" else steps)  # which may double them

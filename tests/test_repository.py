@@ -114,7 +114,7 @@ print([m for m in {slow!r} if m in sys.modules])
 
 def test_imports_need_no_development_tools_and_nothing_slow():
     absent = ["nbdev", "execnb", "ghapi", "IPython", "ipywidgets", "jupytext", "jupyterlab", "ipykernel", "pytest",
-              "hypothesis", "transformers", "tokenizers", "mlflow", "wandb", "fastapi", "uvicorn"]
+              "hypothesis", "transformers", "tokenizers", "mlflow", "wandb", "optuna", "fastapi", "uvicorn"]
     slow = ["matplotlib", "datasets", "tiktoken", "pandas", "pyarrow"]
     modules = ["gptlearn", *(f"gptlearn.{p.stem}" for p in MODULES)]
     code = IMPORT_ALL.format(absent=absent, slow=slow, modules=modules)
