@@ -146,7 +146,7 @@ class Tracker(Callback):
 @patch
 def before_fit(self: Tracker, trainer):
     "Opens the mailbox."
-    self.failure, self.told, self.hangs, self.ended = None, False, False, None
+    self.failure, self.told, self.hangs, self.outcome = None, False, False, None
     self.begin(trainer)
 
 @patch
@@ -157,14 +157,14 @@ def after_eval(self: Tracker, trainer): self.fresh = True        # a sample, a c
 
 @patch
 def after_fit(self: Tracker, trainer):
-    self.ended = "FINISHED" if trainer.finished else "KILLED"
+    self.outcome = "FINISHED" if trainer.finished else "KILLED"
 
 @patch
 def cleanup(self: Tracker, trainer):
     "Closes it, with how the run ended; a tracker that broke gets its second chance."
     if self.thread is None: return
     by_hand = sys.exc_info()[0] in (KeyboardInterrupt, SystemExit)
-    status = self.ended or ("KILLED" if by_hand else "FAILED")
+    status = self.outcome or ("KILLED" if by_hand else "FAILED")
     self.end(trainer, status)
     if self.failure and not self.hangs:                 # it broke: once more, from the beginning
         self.failure = None

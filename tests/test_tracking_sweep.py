@@ -22,7 +22,7 @@ SHORT = ["--corpus=tales", "--n_docs=200", "--model.context_length=32", "--model
 
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch, tmp_path):
-    for name, value in dict(WANDB_MODE="offline", WANDB_SILENT="true", WANDB_DATA_DIR=str(tmp_path / "data"), OMP_NUM_THREADS="1",
+    for name, value in dict(WANDB_MODE="offline", WANDB_SILENT="true", WANDB_DATA_DIR=str(tmp_path / "data"), WANDB_DIR=str(tmp_path), OMP_NUM_THREADS="1",
                             PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}").items(): monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
 
@@ -111,5 +111,6 @@ def test_the_same_search_with_optuna():
     table = compare_runs("trials/*")
     assert set(table.index) == {"trial-000", "trial-001"} and table.loc["trial-001", "step"] < 2000
     assert f"{table.loc['trial-000', 'train.lr']:.12g}" == f"{first.params['train.lr']:.12g}"
-    assert checkpoints("trials/trial-001")[-1].name == f"step_{table.loc['trial-001', 'step']:08d}"
+    saved = int(checkpoints("trials/trial-001")[-1].name[5:])  # it stops after a step, which need not have a line of its own
+    assert table.loc["trial-001", "step"] <= saved < 2000
     assert re.search("stopped after step", Path("trials/trial-001.log").read_text())

@@ -45,6 +45,8 @@ def venv(wheel, tmp_path_factory):
 def test_wheel_holds_the_package_and_nothing_else(wheel):
     names = {n for n in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in n}
     expected = {f"gptlearn/{p.name}" for p in (ROOT / "gptlearn").iterdir() if p.suffix in (".py", ".mplstyle")}
+    expected |= {f"gptlearn/configs/{p.name}" for p in (ROOT / "gptlearn" / "configs").glob("*.yaml")}
+    assert "gptlearn/configs/demo.yaml" in expected    # the demo reads it
     assert names == expected
 
 
@@ -61,4 +63,5 @@ def test_the_command_line(venv, tmp_path):
     if not (ROOT / "nbs" / "19_cli.ipynb").exists(): pytest.skip("nbs/19_cli.ipynb is not written yet")
     text = run(venv / "bin" / "gptlearn", "--help", cwd=tmp_path)
     for command in ("demo", "train", "generate", "evaluate"): assert command in text
+    assert "shakespeare-char" in run(venv / "bin" / "gptlearn", "configs", cwd=tmp_path)
     assert not list(tmp_path.iterdir()), "--help left files behind"
