@@ -399,6 +399,9 @@ class WandbTracker(Tracker):
 @patch
 def start(self: WandbTracker, name, settings, tags, step):
     if self.run: self.run.finish(exit_code=1)   # of an attempt that broke
+    folder = Path(self.dir or os.environ.get("WANDB_DIR") or ".", "wandb")
+    while list(folder.glob(f"offline-run-{time.strftime('%Y%m%d_%H%M%S')}-{self.id}")): time.sleep(0.05)
+    # (W&B names a folder by the second: two attempts in one would share a file)
     quiet = self.wandb.Settings(
         silent=self.mode != "online", console="off", disable_git=True, disable_code=True, x_disable_stats=True,
         x_disable_meta=True, x_save_requirements=False, init_timeout=self.timeout, finish_timeout=self.timeout)
