@@ -415,7 +415,7 @@ def log(self: WandbTracker, rows):
     for row in rows:
         if row["step"] <= self.last: continue
         values = {key: value for key, value in row.items() if key != "step"}
-        if "sample" in row: values["sample"] = self.wandb.Html(f"<pre>{escape(row['sample'])}</pre>")
+        if "sample" in row: values["sample"] = self.wandb.Html(f"<pre>{escape(row['sample'])}</pre>", inject=False)
         self.run.log(values, step=row["step"], commit=True)
         self.last = row["step"]
 
