@@ -87,6 +87,7 @@ def _check_each(cfg):
     _one_of("position", cfg.position, ("learned", "sinusoidal", "rope"))
     _one_of("norm", cfg.norm, ("layernorm", "rmsnorm"))
     _one_of("activation", cfg.activation, ("gelu", "gelu_tanh", "relu", "relu2", "silu", "swiglu"))
+    _one_of("residual_init", cfg.residual_init, ("scaled", "plain", "zero"))
     for field in ("bias", "tie_weights", "qk_norm"):
         if not isinstance(value := getattr(cfg, field), bool):
             raise ValueError(f"{field}={value!r} is neither yes nor no: give True or False")
@@ -129,6 +130,7 @@ class GPTConfig:
     norm_eps: float | None = None   # added in the norms; None: 1e-5 (layernorm), 1e-6 (rmsnorm)
     logit_soft_cap: float | None = None  # squash the logits into (-cap, cap); None: leave them
     init_std: float = 0.02          # standard deviation of the initial weights
+    residual_init: str = "scaled"   # of what writes into the stream: "scaled" by 1/√(2·n_layer), "plain" or "zero"
 
     def __post_init__(self):
         _check_each(self)
@@ -176,10 +178,11 @@ class GPT(nn.Module):
         self.init_weights()
 
     def init_weights(self):
-        "Matrices from N(0, init_std); those that write into the stream smaller, by 1/sqrt(2·n_layer)."
+        "Matrices from N(0, init_std); those that write into the stream smaller, as `residual_init` says."
+        share = dict(scaled=(2 * self.cfg.n_layer) ** -0.5, plain=1.0, zero=0.0)[self.cfg.residual_init]
         for name, p in ((n, p) for n, p in self.named_parameters() if p.ndim > 1):
             writes = name.endswith(("attention.out.weight", "feed_forward.down.weight"))
-            nn.init.normal_(p, std=self.cfg.init_std * ((2 * self.cfg.n_layer) ** -0.5 if writes else 1.0))
+            nn.init.normal_(p, std=self.cfg.init_std * (share if writes else 1.0))
 
 # %% ../nbs/06_model.ipynb #2246e840
 def _check_input(cfg, ids, cache, lengths):
