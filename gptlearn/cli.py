@@ -42,7 +42,7 @@ import yaml
 from fastcore.docments import docments
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser
 
-from .bpe import BPE, CharTokenizer, load_tokenizer
+from .bpe import BPE, CharTokenizer, load_tokenizer, write_whole
 from .data import (Corpus, Prepared, clean_text, cleaning, corpora, hf_corpus, load_corpus,
                            prepare, set_seed, text_corpus)
 from .evaluate import evaluate, grammar_share, surprise
@@ -320,15 +320,11 @@ class Origin(Callback):
         track: str | list | None = None, # as --track takes it
     ): self.made_with, self.track = made_with, track
     def before_fit(self, trainer):
-        file, new = trainer.run_dir / "config.yaml", trainer.run_dir / ".config.yaml.part"
+        file = trainer.run_dir / "config.yaml"
         config = yaml.safe_load(file.read_text(encoding="utf-8"))
         if self.made_with: config["data"]["made_with"] = self.made_with
         if self.track: config["track"] = self.track
-        with open(new, "w", encoding="utf-8") as f:
-            yaml.safe_dump(config, f, sort_keys=False, allow_unicode=True)
-            f.flush()
-            os.fsync(f.fileno())
-        new.replace(file)  # at once: whoever looks sees the old file or the new one
+        write_whole(file, yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
 
 # %% ../nbs/19_cli.ipynb #6d00dc10
 class Signals(Callback):

@@ -150,13 +150,18 @@ def before_fit(self: Tracker, trainer):
     self.begin(trainer)
 
 @patch
-def after_step(self: Tracker, trainer): self.safely(self.tell_news, trainer)
+def after_step(self: Tracker, trainer):
+    "Tells what is new in the history."
+    self.safely(self.tell_news, trainer)
 
 @patch
-def after_eval(self: Tracker, trainer): self.fresh = True        # a sample, a curve
+def after_eval(self: Tracker, trainer):
+    "There is a new sample, and a new curve."
+    self.fresh = True
 
 @patch
 def after_fit(self: Tracker, trainer):
+    "Notes how the run ended."
     self.outcome = "FINISHED" if trainer.finished else "KILLED"
 
 @patch
@@ -312,6 +317,7 @@ class MLflowTracker(Tracker):
 # %% ../nbs/15_tracking.ipynb #2e845c83
 @patch
 def start(self: MLflowTracker, name, settings, tags, step):
+    "Opens the run, or finds it again by its tag."
     for chatty in ("mlflow.store.db.utils", "alembic"): logging.getLogger(chatty).setLevel(logging.WARNING)
     self.client, self.kept = self.mlflow.MlflowClient(self.tracking_uri), {}
     experiment = self.find_experiment()
@@ -329,12 +335,14 @@ def start(self: MLflowTracker, name, settings, tags, step):
     self.last = {key: max(m.step for m in points) for key, points in told.items()}   # also by a crash
 
 @patch
-def batch(self: MLflowTracker, kind, field, items, limit):   # as many at once as MLflow takes
+def batch(self: MLflowTracker, kind, field, items, limit):
+    "Logs as many at once as MLflow takes."
     made = [getattr(self.mlflow.entities, kind)(*item) for item in items]
     for i in range(0, len(made), limit): self.client.log_batch(self.run_id, **{field: made[i:i + limit]})
 
 @patch
 def find_experiment(self: MLflowTracker):
+    "The id of the experiment; it is made where there is none."
     found = self.client.get_experiment_by_name(self.experiment)
     if found: return found.experiment_id
     try: return self.client.create_experiment(self.experiment)
@@ -344,6 +352,7 @@ def find_experiment(self: MLflowTracker):
 # %% ../nbs/15_tracking.ipynb #c0356679
 @patch
 def log(self: MLflowTracker, rows):
+    "Adds the rows that MLflow does not have."
     now, new = int(1000 * time.time()), []
     for row in rows:
         step, text = row["step"], row.get("sample")
@@ -355,6 +364,7 @@ def log(self: MLflowTracker, rows):
 
 @patch
 def keep(self: MLflowTracker, run_dir, more=()):
+    "Copies the small files of a run that have changed, and `more`, into the artifacts."
     for file in [*_small_files(run_dir), *more]:
         changed = file.stat().st_mtime_ns
         if self.kept.get(file) == changed: continue
@@ -364,6 +374,7 @@ def keep(self: MLflowTracker, run_dir, more=()):
 
 @patch
 def finish(self: MLflowTracker, status, run_dir, model):
+    "Keeps files and model, and closes the run with its status."
     if run_dir: self.keep(run_dir, model)
     self.client.set_terminated(self.run_id, status)
 
@@ -398,6 +409,7 @@ class WandbTracker(Tracker):
 # %% ../nbs/15_tracking.ipynb #d9a20315
 @patch
 def start(self: WandbTracker, name, settings, tags, step):
+    "Opens the run under its id; offline in a file of its own."
     if self.run: self.run.finish(exit_code=1)   # of an attempt that broke
     folder = Path(self.dir or os.environ.get("WANDB_DIR") or ".", "wandb")
     while list(folder.glob(f"offline-run-{time.strftime('%Y%m%d_%H%M%S')}-{self.id}")): time.sleep(0.05)
@@ -412,6 +424,7 @@ def start(self: WandbTracker, name, settings, tags, step):
 
 @patch
 def log(self: WandbTracker, rows):
+    "Adds the rows that W&B does not have."
     for row in rows:
         if row["step"] <= self.last: continue
         values = {key: value for key, value in row.items() if key != "step"}
@@ -424,6 +437,7 @@ def keep(self: WandbTracker, run_dir): "Only at the end: an artifact is written 
 
 @patch
 def finish(self: WandbTracker, status, run_dir, model):
+    "Writes the artifact, and closes the run with its status."
     if run_dir:
         artifact = self.wandb.Artifact(f"run-{self.id}", "run", metadata=dict(status=status))
         for file in [*_small_files(run_dir), *model]:

@@ -1019,6 +1019,7 @@ class Stats(Callback):
 # %% ../nbs/10_trainer.ipynb #634ff7a3
 @patch
 def activation(self: Stats, trainer, name):
+    "A hook that notes what leaves the layer `name`."
     def record(layer, inputs, output):
         if not layer.training or trainer.step % self.every: return
         if self.line is None: self.line = dict(step=trainer.step + 1, activation={})
@@ -1028,6 +1029,7 @@ def activation(self: Stats, trainer, name):
 
 @patch
 def gradient(self: Stats, trainer):
+    "Before the step: the gradients, and a copy of the weights."
     if self.line is None: return
     self.line["gradient"] = {name: _sizes([p.grad for p in layer.parameters() if p.grad is not None])
                              for name, layer in self.layers.items()}
@@ -1036,6 +1038,7 @@ def gradient(self: Stats, trainer):
 
 @patch
 def update(self: Stats):
+    "After the step: how far the weights have moved; the line is complete."
     if self.before is None: return
     self.line["weight"] = {name: _sizes(old) for name, old in self.before.items()}
     self.line["update"] = {
