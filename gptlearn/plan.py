@@ -32,7 +32,7 @@ from .evaluate import evaluate
 from .generate import generate
 from .model import GPT, GPTConfig
 from .trainer import (Callback, ProgressPlot, TrainConfig, Trainer, default_callbacks, load_run, loss_curve,
-                              memorises, pick_device)
+                              memorises, pick_device, _read_history)
 
 # %% ../nbs/11b_plan.ipynb #13f4469a
 def script_shares(
@@ -132,7 +132,9 @@ def look(
     seen.odd = odd_things(seen, train)
     return seen
 
-def share_in(some, others): return float(np.isin(some, others).mean()) if len(some) else 0.0
+def share_in(some, others):
+    "The share of some hashes that are among others; 0 where there are none."
+    return float(np.isin(some, others).mean()) if len(some) else 0.0
 
 # %% ../nbs/11b_plan.ipynb #243235fd
 def odd_things(
@@ -191,13 +193,14 @@ def step_seconds(
     choice: Choice,
     device: str = "auto",
     limit: float = 2.0,  # seconds, after which no further step is begun
+    dtype: str = "float32",
 ) -> float:
     "How long a training step takes here: the median of one to five of the trainer's own, on random tokens, after a first."
     tokenizer = SimpleNamespace(vocab_size=choice.vocab_size, eot=0, encode=lambda text: [])
     rows, length = choice.batch_size, choice.context_length
     tokens = np.random.default_rng(0).integers(choice.vocab_size, size=9 * rows * length).astype(np.uint16)
     trainer = Trainer(GPT(GPTConfig(**choice.model)), SimpleNamespace(tokenizer=tokenizer, train=tokens),
-                      TrainConfig(steps=6, batch_size=rows, device=device), callbacks=[])
+                      TrainConfig(steps=6, batch_size=rows, device=device, dtype=dtype), callbacks=[])
     times, began = [], time.perf_counter()
     while len(times) < 2 or len(times) < 6 and time.perf_counter() - began < limit:
         start = time.perf_counter()
@@ -211,8 +214,18 @@ class Pace:
     "Tokens a second of any choice, from a few that were timed."
     timed: dict = field(default_factory=dict)  # Choice → seconds a step
     slowing: float = 1.3  # with dropout a step takes so much longer on a CPU, where attention is not fused then
+    dtype: str = "float32"  # of the last steps that were timed: bfloat16 where that was faster
+    worth_it: bool = True   # to time bfloat16 at all
 
     def without(self, choice): return self.slowing if choice.dropout else 1.0
+
+    def time(self, choice, device="auto", limit=2.0):
+        "Times steps of `choice` in float32 and in bfloat16, for at most about `limit` seconds, and keeps the faster."
+        plain = step_seconds(choice, device, limit / 2)
+        low = step_seconds(choice, device, limit / 2, "bfloat16") if self.worth_it else math.inf
+        self.worth_it = low < 1.2 * plain    # a processor without bfloat16 is not asked again
+        self.dtype = "bfloat16" if low < 0.95 * plain else "float32"
+        self.timed[choice] = low if self.dtype == "bfloat16" else plain
 
     def tokens_per_second(self, choice: Choice) -> float:
         "Of a choice that was timed or not."
@@ -227,15 +240,14 @@ class Law:
 
     Four shares: the model is small, it has read little, or too often, its tokens are long. The form follows Hoffmann et al. (2022),
     and for what is read again Muennighoff et al. (2023); dropout is added here."""
-    size: float = 0.2         # at a million weights
+    size: float = 0.2            # at a million weights
     size_power: float = 0.11
-    text: float = 0.26         # after a megabyte of fresh text
+    text: float = 0.26           # after a megabyte of fresh text
     text_power: float = 0.37
-    long: float = 0.01         # for each doubling of the bytes a token
-    again: float = 4.5          # reading again is worth at most so many fresh readings, without dropout
+    long: float = 0.01           # for each doubling of the bytes a token
+    again: float = 4.5           # reading again is worth at most so many fresh readings, without dropout
     again_dropout: float = 90.0  # and so many more for each unit of dropout
-    drop: float = 5.5           # but a unit of dropout divides by exp(5.5) what a reading teaches
-
+    drop: float = 5.5            # but a unit of dropout divides by exp(5.5) what a reading teaches
     late: float = 0.1            # for a run that reads far more often than is good for it
 
     def most(self, choice): return self.again + self.again_dropout * choice.dropout
@@ -331,7 +343,8 @@ def with_batch(
 # %% ../nbs/11b_plan.ipynb #a91fbf47
 EVAL_TOKENS, SAMPLE_TOKENS = 16384, 120
 
-def eval_tokens(budget, rate):  # at each of ten evaluations: all ten in a tenth of the time
+def eval_tokens(budget, rate):
+    "So many tokens at each of ten evaluations that all ten take a tenth of `budget` seconds."
     return min(EVAL_TOKENS, max(1024, int(0.01 * budget * 3 * rate)))
 
 def budget_parts(
@@ -371,7 +384,7 @@ class Plan:
             str(self.look), "", f"tokenizer   {c.kind}, {c.vocab_size:,} ids, {c.bytes_per_token:.2f} bytes a token",
             f"model       {c.n_layer} layers, {c.d_model} wide, {c.size:,} weights in them, context "
             f"{c.context_length}, dropout {c.dropout:g}",
-            f"training    about {self.steps:,} steps of {c.step_tokens:,} tokens, seed {self.train['seed']}",
+            f"training    about {self.steps:,} steps of {c.step_tokens:,} tokens in {self.train['dtype']}, seed {self.train['seed']}",
             "seconds     " + ", ".join(f"{name} {s:.0f}" for name, s in self.seconds.items()), "",
             *(f"because     {sentence}" for sentence in self.why)])
 
@@ -398,7 +411,7 @@ def plan(
     found = next(c for c in options if (c.n_layer, c.d_model) == (3, 96))
     timing = time.perf_counter()
     for _ in range(1 if pace else 4):  # time what is about to be chosen, then choose again
-        if pace is None: now.timed[found] = step_seconds(found, device, min(2, 0.01 * budget))
+        if pace is None: now.time(found, device, min(2, 0.01 * budget))
         seconds = parts_of(found)["steps"]
         found = best_choice(options, now, seconds, seen.n_bytes, law)
         found = with_batch(found, now.tokens_per_second(found) * seconds)
@@ -406,12 +419,14 @@ def plan(
     parts, rate = parts_of(found), now.tokens_per_second(found)
     chosen = next(t for t in tokenizers if (t.kind, t.vocab_size) == (found.kind, found.vocab_size))
     train = dict(minutes=minutes, batch_size=found.batch_size, seed=seed, device=device, lr=learning_rate(found),
-                 eval_tokens=eval_tokens(budget, rate), sample_tokens=SAMPLE_TOKENS)
+                 dtype=getattr(now, "dtype", "float32"), eval_tokens=eval_tokens(budget, rate), sample_tokens=SAMPLE_TOKENS)
     return Plan(corpus, minutes, seen, found, chosen, found.model, train, parts,
                 max(10, int(rate * parts["steps"] / found.step_tokens)),
                 reasons(found, seen, options, now, parts["steps"], law), began)
 
-def learning_rate(choice): return round(3e-3 * min(1.0, (128 / choice.d_model) ** 0.5), 5)  # of AdamW; Muon's stays
+def learning_rate(choice):
+    "Of AdamW, lower for a wider model; Muon's stays."
+    return round(3e-3 * min(1.0, (128 / choice.d_model) ** 0.5), 5)
 
 # %% ../nbs/11b_plan.ipynb #e3fa8ae1
 def reasons(
@@ -441,6 +456,9 @@ def reasons(
     far = worse(replace(choice, dropout=other))
     told.append(f"and dropout {other:g} instead of {choice.dropout:g}: {far:.3f}, for it is read "
                 + ("often enough to be learned by heart" if choice.dropout else "too seldom to be learned by heart"))
+    if min(far, *(worse(c) for c in others), *(worse(c) for _, c in near)) < -5e-4:
+        told.append("what is below zero might end lower by a little: the machine's speed moved while it was timed, "
+                    "or a shorter time would already get as large a model, and more time never gets a smaller one")
     return told
 
 # %% ../nbs/11b_plan.ipynb #4549cfb4
@@ -523,7 +541,7 @@ def advice(
         drop = [f"Or make that harder: --model.dropout {more:g} instead of {o.dropout:g}."] if more > o.dropout else []
         return ["It began to learn the text by heart: more text of the same kind helps most.", *drop,
                 f"More minutes bring nothing here; {enough} would have been enough."]
-    if o.distance > 0.15:
+    if o.distance > 0.15 and o.val - o.train > 0.02:  # of next to nothing, any share is next to nothing
         return [f"It knows its own text {o.distance:.0%} better than new text: more text of the same kind helps more "
                 "than more time."]
     if o.epochs < 5:
@@ -538,7 +556,7 @@ def _facts(run):
     trainer, folder = (run, run.run_dir) if isinstance(run, Trainer) else (None, Path(run))
     if folder is None: return run.history, run.cfg, run.data, run.model
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    history = [json.loads(s) for s in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    history = _read_history(folder, math.inf)
     if not any("val_loss" in line for line in history):
         raise ValueError(f"{folder} was never evaluated: let it train to its first evaluation")
     cfg, data = TrainConfig(**config["train"]), trainer.data if trainer else Prepared.load(config["data"]["path"])
