@@ -878,8 +878,9 @@ class ProgressPlot(Callback):
 # %% ../nbs/10_trainer.ipynb #a9406999
 def _in_jupyter():
     "Whether a picture can be shown and replaced here."
-    ipython = sys.modules.get("IPython")        # not imported by anyone: then surely not
-    return ipython is not None and getattr(ipython.get_ipython(), "kernel", None) is not None
+    # imported by nobody, or just now by another thread: then surely not
+    get_ipython = getattr(sys.modules.get("IPython"), "get_ipython", None)
+    return get_ipython is not None and getattr(get_ipython(), "kernel", None) is not None
 
 # %% ../nbs/10_trainer.ipynb #92c934c0
 def loss_curve(
