@@ -395,7 +395,7 @@ def plan(
     device: str = "auto",
     seed: int = 0,
     tokenizer=None,              # one that is given, instead of a choice
-    pace=None,                   # has `tokens_per_second(choice)`; None: steps are timed here
+    pace=None,                   # a `Pace` that knows how fast this machine is; None: steps are timed here
     began: float | None = None,  # `time.perf_counter()` when the minutes began; None: now
     law: Law = Law(),
 ) -> Plan:
@@ -415,11 +415,11 @@ def plan(
         seconds = parts_of(found)["steps"]
         found = best_choice(options, now, seconds, seen.n_bytes, law)
         found = with_batch(found, now.tokens_per_second(found) * seconds)
-        if found in getattr(now, "timed", {}) or time.perf_counter() - timing > min(8, 0.03 * budget): break
+        if found in now.timed or time.perf_counter() - timing > min(8, 0.03 * budget): break
     parts, rate = parts_of(found), now.tokens_per_second(found)
     chosen = next(t for t in tokenizers if (t.kind, t.vocab_size) == (found.kind, found.vocab_size))
     train = dict(minutes=minutes, batch_size=found.batch_size, seed=seed, device=device, lr=learning_rate(found),
-                 dtype=getattr(now, "dtype", "float32"), eval_tokens=eval_tokens(budget, rate), sample_tokens=SAMPLE_TOKENS)
+                 dtype=now.dtype, eval_tokens=eval_tokens(budget, rate), sample_tokens=SAMPLE_TOKENS)
     return Plan(corpus, minutes, seen, found, chosen, found.model, train, parts,
                 max(10, int(rate * parts["steps"] / found.step_tokens)),
                 reasons(found, seen, options, now, parts["steps"], law), began)
