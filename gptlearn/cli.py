@@ -7,10 +7,10 @@ __all__ = ['field_comments', 'recipe', 'demo_recipe', 'corpus_options', 'command
            'ready_configs', 'find_config', 'read_config', 'ConfigFile', 'text_source', 'options_for', 'open_corpus',
            'make_tokenizer', 'check_length', 'free_folder', 'token_origin', 'restore_tokens', 'run_data', 'open_data',
            'Origin', 'Signals', 'fit', 'new_trainer', 'given_trainer', 'is_planned', 'planned_trainer', 'keep_given',
-           'old_trainer', 'train', 'sparkline', 'tell_end', 'check_run', 'is_export', 'chosen_step', 'check_sampling',
-           'generate_text', 'stories', 'evaluate_run', 'write_surprise', 'export', 'prepare_tokens', 'in_tokens',
-           'train_tokenizer', 'stage', 'starter_text', 'demo', 'list_configs', 'build_parser', 'one_sentence',
-           'gather_texts', 'parse', 'no_empty_folders', 'main']
+           'old_trainer', 'join_ranks', 'train', 'sparkline', 'tell_end', 'check_run', 'is_export', 'chosen_step',
+           'check_sampling', 'generate_text', 'stories', 'evaluate_run', 'write_surprise', 'export', 'prepare_tokens',
+           'in_tokens', 'train_tokenizer', 'stage', 'starter_text', 'demo', 'list_configs', 'build_parser',
+           'one_sentence', 'gather_texts', 'parse', 'no_empty_folders', 'main']
 
 # %% ../nbs/19_cli.ipynb #23403062
 import difflib
@@ -26,7 +26,7 @@ import sysconfig
 import textwrap
 import time
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields, replace
 from functools import cache
 from importlib.metadata import version
@@ -349,12 +349,13 @@ def fit(trainer: Trainer):
     finally:
         for number, handler in before.items(): signal.signal(number, handler)
         trainer.callbacks.remove(caught)
-        if fresh and trainer.step == 0: shutil.rmtree(trainer.run_dir, ignore_errors=True)  # nothing was learned
+        if fresh and trainer.step == trainer.strategy.rank == 0: shutil.rmtree(trainer.run_dir, ignore_errors=True)  # nothing was learned
     if not caught.number or trainer.finished: return
     told = f"the checkpoint is saved, go on with: {own_command()} {_resuming(trainer)}"
     if trainer.step == 0: told = "nothing was learned, and nothing is left behind"
-    print(f"gptlearn: stopped after step {trainer.step:,} of {trainer.total_steps:,}; {told}",
-          file=sys.stderr)
+    if trainer.strategy.rank == 0:
+        print(f"gptlearn: stopped after step {trainer.step:,} of {trainer.total_steps:,}; {told}",
+              file=sys.stderr)
     sys.exit(128 + caught.number)
 
 def _resuming(trainer): return f"train --resume {shlex.quote(str(trainer.run_dir))}"
@@ -371,7 +372,7 @@ def _and_now(trainer, text):
     return f"{_as_options(text)}; go on with: {own_command()} {_resuming(trainer)}{more}"
 
 # %% ../nbs/19_cli.ipynb #b04e519c
-def new_trainer(args) -> Trainer:
+def new_trainer(args, strategy=None) -> Trainer:
     "All that the options of `gptlearn train` ask for, checked, with nothing of the run written yet."
     began, minutes = time.perf_counter(), args.train.minutes
     if minutes is not None and not 0 < minutes <= 525_600:
@@ -380,11 +381,16 @@ def new_trainer(args) -> Trainer:
     cfg = TrainConfig(**vars(args.train))
     pick_device(cfg.device)
     watchers = trackers(args.track or "")
-    if args.run and Path(args.run).exists() and (not Path(args.run).is_dir() or any(Path(args.run).iterdir())):
+    again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"     # what is there was left by our own first try
+    taken = args.run and Path(args.run).exists() and (not Path(args.run).is_dir() or any(Path(args.run).iterdir()))
+    if taken and not again:
         raise ValueError(f"{args.run} exists already: "
                          f"choose another --run, or go on with that one by --resume {args.run}")
+    if is_planned(args) and strategy:
+        raise ValueError("under torchrun nothing is planned: give --steps, or a --config that says "
+                         "what the model is")
     if is_planned(args): trainer, made_with = planned_trainer(args, cfg, began)
-    else: trainer, made_with = given_trainer(args, cfg)
+    else: trainer, made_with = given_trainer(args, cfg, strategy)
     if made_with or args.track: trainer.callbacks.append(Origin(made_with, args.track))
     trainer.callbacks += watchers
     return trainer
@@ -397,15 +403,17 @@ def _new_run(args, corpus):
 def given_trainer(
     args,
     cfg: TrainConfig,
+    strategy=None,
 ) -> tuple[Trainer, dict]:  # and what its tokens were made with
     "The trainer of a run whose model stands in the options."
     model_cfg = GPTConfig(**vars(args.model))
     if cfg.steps is None and args.config:
         print("Only the steps are planned, for --config says what the model is.")
-    data, made_with = open_data(args, model_cfg.context_length)
+    with strategy.first() if strategy else nullcontext():    # rank 0 makes the tokens, the others find them
+        data, made_with = open_data(args, model_cfg.context_length)
     model_cfg.vocab_size = data.tokenizer.vocab_size
     set_seed(cfg.seed)
-    return Trainer(GPT(model_cfg), data, cfg, _new_run(args, data.meta["corpus"])), made_with
+    return Trainer(GPT(model_cfg), data, cfg, _new_run(args, data.meta["corpus"]), strategy=strategy), made_with
 
 # %% ../nbs/19_cli.ipynb #30a802a4
 def is_planned(args) -> bool:
@@ -479,10 +487,10 @@ def keep_given(
     TrainConfig(**plan.train)
 
 # %% ../nbs/19_cli.ipynb #1c505b71
-def old_trainer(args) -> Trainer:
+def old_trainer(args, strategy=None) -> Trainer:
     "The run that --resume names, where it stopped; --steps and --train.… change how it goes on."
     fixed = {f"train.{name}" for name in ("minutes", "seed", "optimizer", "from_start")}
-    may = {"resume", "steps", "track"} | {f"train.{f.name}" for f in fields(TrainConfig)} - fixed
+    may = {"resume", "steps", "track", "strategy"} | {f"train.{f.name}" for f in fields(TrainConfig)} - fixed
     if others := sorted(set(args.given) - may):
         raise ValueError("--resume goes on with what the run began with: "
                          f"leave out --{others[0]}, or begin a new run")
@@ -491,7 +499,7 @@ def old_trainer(args) -> Trainer:
     watchers = trackers(track or "")
     restore_tokens(section)
     changes = _given(args, "train") | (dict(steps=args.steps) if args.steps is not None else {})
-    trainer = resume(args.resume, **changes)
+    trainer = resume(args.resume, strategy=strategy, **changes)
     if trainer.finished: raise ValueError(_finished(trainer, args.resume))
     made = section.get("made_with")
     if made or track: trainer.callbacks.append(Origin(made, track))
@@ -509,9 +517,24 @@ def _finished(trainer, run):
             f"for example --steps {2 * step}")
 
 # %% ../nbs/19_cli.ipynb #e0f16238
+def join_ranks(args):
+    "The strategy of this process, if torchrun has started it or --strategy asks for one; else None."
+    if args.strategy is None and "RANK" not in os.environ: return None
+    from gptlearn.distributed import pick_strategy      # takes a while, and is seldom needed
+    strategy = pick_strategy(args.strategy)
+    if not (args.run or args.resume):
+        raise ValueError("under torchrun a run needs a name, by which a restart finds it: give --run FOLDER")
+    if args.run and strategy.same((Path(args.run) / "config.yaml").exists()):
+        args.resume, args.run, args.given = args.run, None, []
+    if strategy.rank: sys.stdout = open(os.devnull, "w")
+    return strategy
+
+# %% ../nbs/19_cli.ipynb #c3373095
 def train(args):
     "Train a GPT on a corpus or on your own text, or go on with a run."
-    trainer = old_trainer(args) if args.resume else new_trainer(args)
+    strategy = join_ranks(args)
+    trainer = old_trainer(args, strategy) if args.resume else new_trainer(args, strategy)
+    if trainer.strategy.rank: trainer.callbacks = [c for c in trainer.callbacks if c.everywhere]
     model, data, cfg = trainer.model, trainer.data, trainer.cfg
     tokenizer, val = data.tokenizer, data.meta["val"]
     steps = f"as many steps as fit into {cfg.minutes or 0:.3g} minutes"
@@ -928,6 +951,8 @@ _options |= dict(
                  "short for --train.minutes: tokenizer, model, batch and steps are planned so as "
                  "to end on time (default: 2, where no --steps are given)"),
         steps=(int | None, None, "short for --train.steps: nothing is planned then"),
+        strategy=(str | None, None, "under torchrun: ddp, where each process holds the whole model, or fsdp, "
+                  "where each holds a share (default: ddp)"),
         track=(list[str] | str | None, None,
                "mlflow, wandb, or mlflow,wandb: keep the run there, too")),
     generate=dict(

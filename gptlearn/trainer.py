@@ -459,8 +459,9 @@ def _told(trainer):
 
 def _lower(trainer):
     cfg, T, ways = trainer.cfg, trainer.model.cfg.context_length, []
-    if cfg.batch_size > 1:
-        part = max(n for n in range(1, cfg.batch_size) if cfg.batch_size % n == 0)
+    world = trainer.strategy.world                                 # processes, which share a batch evenly
+    if parts := [n for n in range(world, cfg.batch_size, world) if cfg.batch_size % n == 0]:
+        part = parts[-1]
         ways = [f"set batch_size={part} and grad_accum={cfg.grad_accum * cfg.batch_size // part}, "
                 f"which still makes {cfg.batch_size * cfg.grad_accum} sequences a step"]
     if not cfg.activation_checkpointing: ways.append("set activation_checkpointing=true")
