@@ -8,9 +8,9 @@ __all__ = ['field_comments', 'recipe', 'demo_recipe', 'corpus_options', 'command
            'make_tokenizer', 'check_length', 'free_folder', 'token_origin', 'restore_tokens', 'run_data', 'open_data',
            'Origin', 'Signals', 'fit', 'new_trainer', 'given_trainer', 'is_planned', 'planned_trainer', 'keep_given',
            'old_trainer', 'join_ranks', 'train', 'sparkline', 'tell_end', 'check_run', 'is_export', 'chosen_step',
-           'check_sampling', 'generate_text', 'stories', 'evaluate_run', 'write_surprise', 'export', 'prepare_tokens',
-           'in_tokens', 'train_tokenizer', 'stage', 'starter_text', 'demo', 'list_configs', 'build_parser',
-           'one_sentence', 'gather_texts', 'parse', 'no_empty_folders', 'main']
+           'check_sampling', 'generate_text', 'stories', 'evaluate_run', 'write_surprise', 'export', 'finetune_run',
+           'is_tuned', 'prepare_tokens', 'in_tokens', 'train_tokenizer', 'stage', 'starter_text', 'demo',
+           'list_configs', 'build_parser', 'one_sentence', 'gather_texts', 'parse', 'no_empty_folders', 'main']
 
 # %% ../nbs/19_cli.ipynb #23403062
 import difflib
@@ -37,6 +37,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import get_type_hints
 
+import numpy as np
 import torch
 import yaml
 from fastcore.docments import docments
@@ -46,6 +47,9 @@ from .bpe import BPE, CharTokenizer, load_tokenizer, write_whole
 from .data import (Corpus, Prepared, clean_text, cleaning, corpora, hf_corpus, load_corpus,
                            prepare, set_seed, text_corpus)
 from .evaluate import evaluate, grammar_share, surprise
+from .finetune import (FineTuner, RatedPairs, Task, can_chat, dpo, dpo_recipe, finetune, finetune_recipe,
+                               instruction, lora_recipe, pair_row, rated_tales, response_score, resume_finetune,
+                               success, weightings, wishes)
 from .generate import generate, stream
 from .interop import load_pretrained, save_pretrained
 from .model import GPT, GPTConfig
@@ -358,7 +362,8 @@ def fit(trainer: Trainer):
               file=sys.stderr)
     sys.exit(128 + caught.number)
 
-def _resuming(trainer): return f"train --resume {shlex.quote(str(trainer.run_dir))}"
+def _resuming(trainer):
+    return f"{'finetune' if isinstance(trainer, FineTuner) else 'train'} --resume {shlex.quote(str(trainer.run_dir))}"
 
 # %% ../nbs/19_cli.ipynb #88d6b308
 def _and_now(trainer, text):
@@ -495,6 +500,9 @@ def old_trainer(args, strategy=None) -> Trainer:
         raise ValueError("--resume goes on with what the run began with: "
                          f"leave out --{others[0]}, or begin a new run")
     config = check_run(args.resume)
+    if is_tuned(args.resume):
+        raise ValueError(f"{args.resume} is a run of finetune, whose loss train does not have: "
+                         f"go on with {own_command()} finetune --resume {shlex.quote(str(args.resume))}")
     section, track = config["data"], args.track if "track" in args.given else config.get("track")
     watchers = trackers(track or "")
     restore_tokens(section)
@@ -645,13 +653,15 @@ def generate_text(args):
     check_sampling(args)
     model, tokenizer, _ = _open_run(args)
     tokenizer.encode(args.prompt)  # raises here for characters that it has never seen, before anything is printed
+    asked = bool(args.prompt) and can_chat(tokenizer)  # a model that answers
+    prompt = instruction(args.prompt) if asked else args.prompt
     for i in range(args.samples):
-        pieces = stream(model, tokenizer, args.prompt, args.max_new_tokens, args.stop, temperature=args.temperature,
+        pieces = stream(model, tokenizer, prompt, args.max_new_tokens, args.stop, temperature=args.temperature,
                         top_k=args.top_k, top_p=args.top_p, min_p=args.min_p,
                         repetition_penalty=args.repetition_penalty, at_end=args.at_end,
                         seed=None if args.seed is None else args.seed + i)  # raises for the rest, before anything is printed
         if i: print("-" * 40)
-        print(args.prompt, end="", flush=True)
+        print(args.prompt, end="\n\n" if asked else "", flush=True)
         for piece in pieces: print(piece, end="", flush=True)
         print()
 
@@ -688,6 +698,7 @@ def evaluate_run(args):
             raise ValueError(f"--{name} is about another text than the run's: give it with --text or --corpus")
     model, tokenizer, step = _open_run(args)
     if other: data, name, what = other, other.name, "the validation part of it, which training would hold out"
+    elif is_tuned(args.run): return _evaluate_answers(args, model, tokenizer)
     else:
         data = run_data(section)
         parts = config["train"].get("eval_tokens"), config["train"].get("final_eval_tokens")
@@ -735,6 +746,112 @@ def export(args):
           "  from transformers import AutoModelForCausalLM, AutoTokenizer\n"
           f"  model, tokenizer = AutoModelForCausalLM.from_pretrained({name}), AutoTokenizer.from_pretrained({name})")
     print(f"Try next:\n  {own_command()} generate --run {shlex.quote(str(folder))}")
+
+# %% ../nbs/19_cli.ipynb #540d85bd
+def finetune_run(args):
+    "Teach the model of a run to answer, from a table of prompt, response and rating."
+    if args.resume: return _resume_tuning(args)
+    for name in ("run", "data"):
+        if getattr(args, name) is None: raise ValueError(f"--{name} is missing: give --run and --data, or --resume with a run of finetune")
+    learn, recipe = _method(args)
+    config, pairs = check_run(args.run), _table(args)
+    cfg = TrainConfig(**recipe | _chosen(args))
+    if args.out and Path(args.out).exists(): raise ValueError(f"--out {args.out} exists already: choose another folder")
+    out, (model, tokenizer, step) = Path(args.out or free_folder(f"{args.run}-tuned")), _open_run(args)
+    if args.method == "dpo" and not can_chat(tokenizer):
+        raise ValueError(f"{args.run} has not learnt to answer, and dpo only makes answers better: begin with --method sft")
+    before = run_data(config["data"])
+    task = dict(beta=args.beta) if args.method == "dpo" else dict(
+        weighting=args.weighting, temperature=args.temperature, mix=args.mix, replay=_decoded(before, 2000) if args.mix else ())
+    train, held = pairs.split(seed=cfg.seed)
+    print(f"{pairs}\nmodel      {model.num_params():,} parameters, of {args.run}, step {step:,}\n"
+          f"held out   {len(held)} responses, to prompts that the training never sees\nrun        {out}\n", flush=True)
+    trainer = learn(model, tokenizer, train, cfg, out, held, args.data_dir, fit=fit, lora=args.lora, **task)
+    _tell_tuned(trainer, model, tokenizer, before, held)
+
+# %% ../nbs/19_cli.ipynb #c98b5d04
+def _method(args):
+    "What --method names, and its recipe; `ValueError` for an option of the other."
+    others = dict(sft=("beta",), dpo=("weighting", "temperature", "mix"))
+    if args.method not in others: raise ValueError(f"--method {args.method} is not known: choose sft or dpo")
+    for name in set(others[args.method]) & set(args.given):
+        raise ValueError(f"--{name} is no option of --method {args.method}: leave it out")
+    if args.method == "dpo": return dpo, dpo_recipe
+    return finetune, finetune_recipe if args.lora is None else lora_recipe
+
+def _resume_tuning(args):
+    "Go on with a run of finetune."
+    if others := sorted(set(args.given) - {"resume", "steps"}):
+        raise ValueError(f"--resume goes on with what the run began with: leave out --{others[0]}, or begin a new run")
+    check_run(args.resume)
+    trainer = resume_finetune(args.resume, fit=_go_on, **_given_steps(args))
+    print(f"\nresponses   {trainer.score.loss:.4f} nats a token, on held-out pairs\nThe model and its figures are in {args.resume}.")
+
+def _given_steps(args): return {} if args.steps is None else dict(steps=args.steps)
+
+def _go_on(trainer):
+    if trainer.finished: raise ValueError(_finished(trainer, trainer.run_dir))
+    print(f"Going on with {trainer.run_dir} after step {trainer.step:,} of {trainer.total_steps:,}.")
+    fit(trainer)
+
+def _table(args):
+    "The table that --data names; for `tales` one is made up, once."
+    if args.data != "tales": return RatedPairs.load(args.data)
+    path = Path(args.data_dir) / "rated_tales.csv"
+    if not path.exists(): rated_tales(2500).save(path)
+    print(f"{path} has requests for tales, with answers and their ratings.")
+    return RatedPairs.load(path)
+
+# %% ../nbs/19_cli.ipynb #c7e19c6c
+def _chosen(args):
+    "The options of finetune that are fields of `TrainConfig`."
+    chosen = {name: getattr(args, name) for name in ("minutes", "steps", "batch_size", "lr", "muon_lr", "seed", "device")}
+    if args.steps is not None and args.minutes is not None:
+        raise ValueError("--minutes and --steps exclude each other: give one of them")
+    return {name: value for name, value in chosen.items() if value is not None} | (
+        dict(minutes=None) if args.steps is not None else {})
+
+def _decoded(data, n):
+    "The first documents of what a run was trained on, as text."
+    ids = np.asarray(data.train[:n * 400])
+    parts = np.split(ids, np.flatnonzero(ids == data.tokenizer.eot) + 1)[:-1][:n]
+    return [data.tokenizer.decode(part[:-1]) for part in parts]
+
+def _tell_tuned(trainer, model, tokenizer, data, held):
+    "What came of it: the answers, and what was forgotten."
+    after, tuned = trainer.data.tokenizer, trainer.model
+    known = [evaluate(m, t, data.val[:20_000]).loss for m, t in ((model, tokenizer), (tuned, after))]
+    print(f"\nresponses   {trainer.score.loss:.4f} nats a token, on held-out pairs, weighted")
+    print(f"{data.meta['corpus']:11} {known[0]:.4f} nats a token before, {known[1]:.4f} now")
+    _judge_tales(tuned, after, held, 50)
+    print(f"\nThe model and its figures are in {trainer.run_dir}.")
+    _print_next(trainer.run_dir, held[0].prompt)
+
+def _judge_tales(model, tokenizer, held, n):
+    "Where the prompts are requests for tales, the answers are counted by rule."
+    try: asked = [prompt for prompt in dict.fromkeys(pair.prompt for pair in held) if wishes(prompt)][:n]
+    except ValueError: return
+    if not asked: return
+    found = success(model, tokenizer, asked)
+    print(f"tales       {found.kept:.0%} of {len(asked)} answers keep every wish, {found.inside:.0%} lie inside the grammar, "
+          f"mean rating by rule {found.rating:.2f}")
+
+# %% ../nbs/19_cli.ipynb #0e3c1420
+def is_tuned(path: str | Path) -> bool:
+    "Is it the folder of a run of finetune?"
+    return (Path(path) / "finetune" / "settings.yaml").is_file()
+
+def _evaluate_answers(args, model, tokenizer):
+    "The surprise at the responses that a run of finetune held out."
+    if args.stride or args.html: raise ValueError("--stride and --html are about plain text: give one with --text or --corpus")
+    task = Task.load(Path(args.run) / "finetune")
+    rows = [pair_row(tokenizer, pair) for pair in task.held]
+    score = response_score(model, tokenizer, rows, args.max_tokens)
+    best = max(pair.rating for pair in task.held)
+    good = response_score(model, tokenizer, [row for row, pair in zip(rows, task.held) if pair.rating == best])
+    print(f"the {len(rows)} responses that the run held out, read after their prompts, which are not scored\n{score}\n"
+          f"those rated {best:g}: {good.loss:.4f} nats a token")
+    if args.stories: _judge_tales(model, tokenizer, task.held, args.stories)
 
 # %% ../nbs/19_cli.ipynb #1c908f09
 def prepare_tokens(args):
@@ -880,7 +997,8 @@ def list_configs(args):
 
 # %% ../nbs/19_cli.ipynb #e4493acc
 commands = dict(demo=demo, prepare=prepare_tokens, tokenizer=train_tokenizer, configs=list_configs,
-                train=train, generate=generate_text, evaluate=evaluate_run, export=export)
+                train=train, finetune=finetune_run, generate=generate_text, evaluate=evaluate_run,
+                export=export)
 
 # %% ../nbs/19_cli.ipynb #354feda8
 def build_parser() -> ArgumentParser:
@@ -955,6 +1073,24 @@ _options |= dict(
                   "where each holds a share (default: ddp)"),
         track=(list[str] | str | None, None,
                "mlflow, wandb, or mlflow,wandb: keep the run there, too")),
+    finetune=dict(
+        run=(str | None, None, "folder of the run whose model is to learn"),
+        data=(str | None, None, "a table, .csv or .jsonl, with prompt, response and rating (1 to 5); or tales, which makes one up"),
+        out=(str | None, None, "folder of the new run (default: that of the old one, with -tuned)"),
+        resume=(str | None, None, "a run of finetune to go on with, with what it began with"),
+        method=(str, "sft", "sft: copy the answers, each as its rating says; dpo: prefer better answers to poorer ones"),
+        weighting=(str, "exp", f"of sft, what a rating does: {', '.join(weightings)}"),
+        temperature=(float, 0.5, "of exp, in rating points: lower trusts the best alone"),
+        beta=(float, 0.1, "of dpo: lower lets the model move further from what it was"),
+        lora=(int | None, None, "train adapters of this rank instead of all weights"),
+        mix=(float, 0.0, "of sft: share of each batch that is text of the old run, against forgetting"),
+        minutes=(float | None, None, "wall-clock to train (default: 2, where no --steps are given; for dpo 1)"),
+        steps=(int | None, None, "optimizer steps, instead of minutes"),
+        batch_size=(int | None, None, "pairs in a batch"),
+        lr=(float | None, None, "peak learning rate of AdamW"),
+        muon_lr=(float | None, None, "peak learning rate of Muon"),
+        seed=(int | None, None, "of everything random, and of what is held out"),
+        **_checkpoint, **_data_dir, **_device),
     generate=dict(
         run=(str, ..., "folder of the run, or one that export wrote"),
         prompt=(str, "", "what to continue; empty: begin a document"),

@@ -263,16 +263,24 @@ def _add(callbacks, kind, every):
 
 # %% ../nbs/10_trainer.ipynb #c27fb8e5
 @patch
+def loss(self: Trainer,
+    *batch,     # what `batches` deals: x and y, (B, T) each
+) -> torch.Tensor:
+    "The loss of the rows that are computed here. A trainer with another one (chapter 14) replaces it, `batches` and `measure`."
+    return self.call_model(*batch)[1]
+
+# %% ../nbs/10_trainer.ipynb #9280742a
+@patch
 def gradients(self: Trainer) -> float:
     "Leaves the mean gradient of `grad_accum` batches in the weights' `.grad`; returns their mean loss."
     for opt in self.optimizers: opt.zero_grad()
     self.model.train()
     total, self.fed = 0.0, []
     for i in range(self.cfg.grad_accum):
-        x, y = (t.to(self.device) for t in self.strategy.share(next(self.batches)))
-        self.fed.append((x, y))
+        batch = tuple(t.to(self.device) for t in self.strategy.share(next(self.batches)))
+        self.fed.append(batch)
         with self.strategy.pass_(last=i == self.cfg.grad_accum - 1):
-            with self.autocast: loss = self.call_model(x, y)[1] / self.cfg.grad_accum
+            with self.autocast: loss = self.loss(*batch) / self.cfg.grad_accum
             (loss if self.scaler is None else self.scaler.scale(loss)).backward()
         total = total + loss.detach()
     if self.scaler is not None:
@@ -347,8 +355,8 @@ def _first_not_finite(trainer):
     hooks = [m.register_forward_hook(look(name)) for name, m in trainer.model.named_modules() if name]
     trainer.model.eval()
     try:
-        for x, y in trainer.fed:
-            with trainer.autocast: trainer.model(x, y)
+        for batch in trainer.fed:
+            with trainer.autocast: trainer.model(*batch[:2])
     finally:
         trainer.model.train()
         for hook in hooks: hook.remove()
@@ -483,12 +491,20 @@ def log(self: Trainer):
 
 # %% ../nbs/10_trainer.ipynb #11eb4194
 @patch
+def measure(self: Trainer,
+    max_tokens: int | None = None,  # score only the first so many; None: all
+) -> Score:
+    "How good the model is at what is held out."
+    return self.strategy.evaluate(self.model, self.data, min(32, self.cfg.batch_size), max_tokens)
+
+# %% ../nbs/10_trainer.ipynb #defbefc3
+@patch
 def validate(self: Trainer,
     whole: bool = False,  # score `final_eval_tokens`, instead of the fixed part that all evaluations share
 ) -> Score:
     "Scores validation tokens from the beginning, and adds a line to `history`."
     limit = self.cfg.final_eval_tokens if whole else self.cfg.eval_tokens
-    self.score = self.strategy.evaluate(self.model, self.data, min(32, self.cfg.batch_size), limit)
+    self.score = self.measure(limit)
     self.seconds = time.perf_counter() - self.started
     line = dict(step=self.step, val_loss=self.score.loss, val_bits_per_byte=self.score.bits_per_byte,
                 val_tokens=self.score.tokens, seconds=round(self.seconds, 3))
@@ -916,6 +932,7 @@ def resume(
     run_dir: str | Path,             # of a run
     callbacks: list | None = None,   # None: `default_callbacks()`
     strategy=None,                   # where it computes; None: on one device
+    make=None,                       # another kind of trainer, made of the same arguments; None: `Trainer`
     **changes,                       # of the run's `TrainConfig`, for example steps=2000
 ) -> Trainer:                        # its `fit` goes on
     "A run as it was at its newest whole checkpoint; nothing is written before `fit`."
@@ -928,7 +945,7 @@ def resume(
     if data.meta["corpus_fingerprint"] != config["data"]["fingerprint"]:
         raise ValueError(f"{path} holds other documents than {run_dir} was trained on: "
                          "prepare the same corpus again")
-    trainer = Trainer(GPT(config["model"]), data, config["train"], run_dir, callbacks, strategy)
+    trainer = (make or Trainer)(GPT(config["model"]), data, config["train"], run_dir, callbacks, strategy)
     state = trainer.strategy.load(trainer)
     if state.get("eval_tokens", trainer.part()) != trainer.part(): trainer.best = None  # does not compare
     trainer.history = _read_history(run_dir, trainer.step)
@@ -1173,8 +1190,7 @@ def plan_steps(
         def another(): return len(times) < 5 or time.perf_counter() - began < min(3.0, 0.04 * budget)
         while trainer.strategy.same(another()): times.append(_seconds(trainer.train_step))
         n = len(trainer.data.val)
-        evaluation = _seconds(lambda: trainer.strategy.evaluate(trainer.model, trainer.data,
-                                                                min(32, cfg.batch_size), cfg.eval_tokens))
+        evaluation = _seconds(lambda: trainer.measure(cfg.eval_tokens))
         sample = _seconds(lambda: write_sample(trainer)) if cfg.sample_tokens else 0.0
     finally:
         set_trainer_state(trainer, tensors, state)
