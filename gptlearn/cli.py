@@ -6,11 +6,12 @@
 __all__ = ['field_comments', 'recipe', 'demo_recipe', 'corpus_options', 'commands', 'synonyms', 'add_fields', 'own_command',
            'ready_configs', 'find_config', 'read_config', 'ConfigFile', 'text_source', 'options_for', 'open_corpus',
            'make_tokenizer', 'check_length', 'free_folder', 'token_origin', 'restore_tokens', 'run_data', 'open_data',
-           'Origin', 'Signals', 'fit', 'new_trainer', 'given_trainer', 'is_planned', 'planned_trainer', 'keep_given',
-           'old_trainer', 'join_ranks', 'train', 'sparkline', 'tell_end', 'check_run', 'is_export', 'chosen_step',
-           'check_sampling', 'generate_text', 'stories', 'evaluate_run', 'write_surprise', 'export', 'finetune_run',
-           'is_tuned', 'prepare_tokens', 'in_tokens', 'train_tokenizer', 'stage', 'starter_text', 'demo',
-           'list_configs', 'build_parser', 'one_sentence', 'gather_texts', 'parse', 'no_empty_folders', 'main']
+           'Origin', 'Signals', 'fit', 'new_trainer', 'fast', 'given_trainer', 'is_planned', 'planned_trainer',
+           'keep_given', 'old_trainer', 'join_ranks', 'train', 'sparkline', 'tell_end', 'check_run', 'is_export',
+           'chosen_step', 'check_sampling', 'generate_text', 'stories', 'evaluate_run', 'write_surprise', 'export',
+           'finetune_run', 'is_tuned', 'bench', 'prepare_tokens', 'in_tokens', 'train_tokenizer', 'stage',
+           'starter_text', 'demo', 'list_configs', 'build_parser', 'one_sentence', 'gather_texts', 'parse',
+           'no_empty_folders', 'main']
 
 # %% ../nbs/19_cli.ipynb #23403062
 import difflib
@@ -44,6 +45,7 @@ from fastcore.docments import docments
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser
 
 from .bpe import BPE, CharTokenizer, load_tokenizer, write_whole
+from .cuda import OneCard, benchmark, ladder_lines, ladder_picture
 from .data import (Corpus, Prepared, clean_text, cleaning, corpora, hf_corpus, load_corpus,
                            prepare, set_seed, text_corpus)
 from .evaluate import evaluate, grammar_share, surprise
@@ -99,7 +101,8 @@ def own_command() -> str:
 # %% ../nbs/19_cli.ipynb #bd6a8d68
 def ready_configs() -> dict:  # name → path
     "The configs that come with the package."
-    return {path.stem: path for path in sorted(Path(str(files("gptlearn"))).glob("configs/*.yaml"))}
+    found = Path(str(files("gptlearn"))).glob("configs/*.yaml")
+    return {path.stem: path for path in sorted(found, key=lambda path: path.stem)}
 
 # %% ../nbs/19_cli.ipynb #c5f82839
 def find_config(
@@ -385,6 +388,7 @@ def new_trainer(args, strategy=None) -> Trainer:
                          "give a number above 0, up to a year")
     cfg = TrainConfig(**vars(args.train))
     pick_device(cfg.device)
+    if strategy and args.fast: raise ValueError("--fast is for one process: leave it out under torchrun")
     watchers = trackers(args.track or "")
     again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"     # what is there was left by our own first try
     taken = args.run and Path(args.run).exists() and (not Path(args.run).is_dir() or any(Path(args.run).iterdir()))
@@ -394,6 +398,8 @@ def new_trainer(args, strategy=None) -> Trainer:
     if is_planned(args) and strategy:
         raise ValueError("under torchrun nothing is planned: give --steps, or a --config that says "
                          "what the model is")
+    if is_planned(args) and args.fast:
+        raise ValueError("--fast is for a run whose model is given: add --steps, or a --config")
     if is_planned(args): trainer, made_with = planned_trainer(args, cfg, began)
     else: trainer, made_with = given_trainer(args, cfg, strategy)
     if made_with or args.track: trainer.callbacks.append(Origin(made_with, args.track))
@@ -405,6 +411,11 @@ def _new_run(args, corpus):
     return Path(args.run) if args.run else free_folder(Path("runs") / name)
 
 # %% ../nbs/19_cli.ipynb #b8c1e36a
+def fast(args):
+    "What --fast puts in place of the plain strategy of chapter 10."
+    return OneCard() if args.fast else None
+
+# %% ../nbs/19_cli.ipynb #644bae9c
 def given_trainer(
     args,
     cfg: TrainConfig,
@@ -418,7 +429,7 @@ def given_trainer(
         data, made_with = open_data(args, model_cfg.context_length)
     model_cfg.vocab_size = data.tokenizer.vocab_size
     set_seed(cfg.seed)
-    return Trainer(GPT(model_cfg), data, cfg, _new_run(args, data.meta["corpus"]), strategy=strategy), made_with
+    return Trainer(GPT(model_cfg), data, cfg, _new_run(args, data.meta["corpus"]), strategy=strategy or fast(args)), made_with
 
 # %% ../nbs/19_cli.ipynb #30a802a4
 def is_planned(args) -> bool:
@@ -495,7 +506,7 @@ def keep_given(
 def old_trainer(args, strategy=None) -> Trainer:
     "The run that --resume names, where it stopped; --steps and --train.… change how it goes on."
     fixed = {f"train.{name}" for name in ("minutes", "seed", "optimizer", "from_start")}
-    may = {"resume", "steps", "track", "strategy"} | {f"train.{f.name}" for f in fields(TrainConfig)} - fixed
+    may = {"resume", "steps", "track", "strategy", "fast"} | {f"train.{f.name}" for f in fields(TrainConfig)} - fixed
     if others := sorted(set(args.given) - may):
         raise ValueError("--resume goes on with what the run began with: "
                          f"leave out --{others[0]}, or begin a new run")
@@ -507,7 +518,7 @@ def old_trainer(args, strategy=None) -> Trainer:
     watchers = trackers(track or "")
     restore_tokens(section)
     changes = _given(args, "train") | (dict(steps=args.steps) if args.steps is not None else {})
-    trainer = resume(args.resume, strategy=strategy, **changes)
+    trainer = resume(args.resume, strategy=strategy or fast(args), **changes)
     if trainer.finished: raise ValueError(_finished(trainer, args.resume))
     made = section.get("made_with")
     if made or track: trainer.callbacks.append(Origin(made, track))
@@ -853,6 +864,27 @@ def _evaluate_answers(args, model, tokenizer):
           f"those rated {best:g}: {good.loss:.4f} nats a token")
     if args.stories: _judge_tales(model, tokenizer, task.held, args.stories)
 
+# %% ../nbs/19_cli.ipynb #806a24d2
+def bench(args):
+    "Climb the ladder of chapter 12 here: tokens a second, MFU, memory, and whether the losses stay the same."
+    preset = args.preset or ("gpt2" if pick_device(args.device).type == "cuda" else "tiny")
+    plot, seen = Path(args.plot or "ladder.png"), []
+    if args.plot and (plot.suffix != ".png" or plot.exists() or not plot.absolute().parent.is_dir()):
+        raise ValueError(f"--plot {args.plot} must be a new .png in a folder that exists: choose another name")
+    rungs = args.rungs.split(",") if isinstance(args.rungs, str) else args.rungs
+    shape = {} if args.context_length is None else dict(context_length=args.context_length)
+    def tell(found):
+        if seen: print(*ladder_lines([*seen[1:], found])[0 if len(seen) == 1 else -1:], sep="\n", flush=True)
+        else: print(found, f"\n{preset}, {args.steps} steps on each rung:\n", flush=True)
+        seen.append(found)
+    rows = benchmark(preset, args.device, args.batch_size, args.rows, args.steps, rungs, args.against, args.seed,
+                     tell, **shape)
+    far = [row.name for row in rows[1:] if not row.skipped and not row.apart(rows[0]) <= row.bound()]
+    if far: print(f"\nThe losses of {', '.join(far)} lie further from those of fp32 than rounding explains.")
+    if not args.plot: return
+    ladder_picture(rows, seen[0]).savefig(plot)
+    print(f"\n{plot} shows it.")
+
 # %% ../nbs/19_cli.ipynb #1c908f09
 def prepare_tokens(args):
     "Write a corpus to disk as tokens, ready for `gptlearn train --data`."
@@ -927,7 +959,8 @@ def starter_text(
 # %% ../nbs/19_cli.ipynb #780ca89a
 def demo(args) -> dict:  # title → seconds of each stage
     "From nothing to a GPT that tells stories, in a few minutes, with no download."
-    cfg = TrainConfig(**demo_recipe["train"] | dict(minutes=args.minutes, seed=args.seed))
+    cfg = TrainConfig(**demo_recipe["train"] | dict(minutes=args.minutes, seed=args.seed, device=args.device))
+    pick_device(cfg.device)
     run, seconds = free_folder(args.run), {}
     print(f"From nothing to a GPT that tells stories: six stages, about {cfg.minutes:g} minutes of training, no network.")
     corpus, data = _demo_data(args, seconds)
@@ -998,7 +1031,7 @@ def list_configs(args):
 # %% ../nbs/19_cli.ipynb #e4493acc
 commands = dict(demo=demo, prepare=prepare_tokens, tokenizer=train_tokenizer, configs=list_configs,
                 train=train, finetune=finetune_run, generate=generate_text, evaluate=evaluate_run,
-                export=export)
+                export=export, bench=bench)
 
 # %% ../nbs/19_cli.ipynb #354feda8
 def build_parser() -> ArgumentParser:
@@ -1046,7 +1079,7 @@ _options = dict(
         n_docs=(int, demo_recipe["n_docs"], "tales to learn from"),
         seed=(int, 0, "of everything random"),
         vocab_size=(int, demo_recipe["vocab_size"], "size of the bpe: as many as tales can fill"),
-        **_data_dir),
+        **_data_dir, **_device),
     prepare=dict(
         **_text, tokenizer=(str, "bpe", _kinds), **_unk, **_vocab_size, **_data_dir,
         workers=(int | None, None, "processes; by default one for a small text, one a core for a large one")),
@@ -1072,7 +1105,9 @@ _options |= dict(
         strategy=(str | None, None, "under torchrun: ddp, where each process holds the whole model, or fsdp, "
                   "where each holds a share (default: ddp)"),
         track=(list[str] | str | None, None,
-               "mlflow, wandb, or mlflow,wandb: keep the run there, too")),
+               "mlflow, wandb, or mlflow,wandb: keep the run there, too"),
+        fast=(bool, False, "the ladder of chapter 12: fused optimizer, TF32, padded vocabulary, loss in chunks; "
+              "what is computed stays the same")),
     finetune=dict(
         run=(str | None, None, "folder of the run whose model is to learn"),
         data=(str | None, None, "a table, .csv or .jsonl, with prompt, response and rating (1 to 5); or tales, which makes one up"),
@@ -1120,6 +1155,16 @@ _options |= dict(
         to=(str, "hf", "the form: hf, a folder for Hugging Face's transformers"),
         out=(str, ..., "the folder to write; never one that holds something"),
         **_checkpoint),
+    bench=dict(
+        preset=(str | None, None, "shape of the model, as chapter 06 names it (default: gpt2 on CUDA, else tiny)"),
+        rungs=(list[str] | str | None, None, "climb only these, for example half,compile (default: all)"),
+        steps=(int, 20, "training steps on each rung"),
+        batch_size=(int | None, None, "rows of a pass on the lower rungs (default: 8, or what fits)"),
+        rows=(int | None, None, "rows of a step (default: 8 passes on CUDA, else 4)"),
+        context_length=(int | None, None, "tokens a row (default: the preset's)"),
+        against=(str | None, None, "torch: also a plain compiled PyTorch GPT, with the same passes"),
+        plot=(str | None, None, "draw the ladder into this .png"),
+        seed=(int, 0, "of weights and tokens"), **_device),
 )
 
 # %% ../nbs/19_cli.ipynb #bd5cf419

@@ -254,7 +254,7 @@ def __repr__(self: Trainer):
 def _dtype(trainer):
     "What forward passes compute in."
     if trainer.cfg.dtype != "auto": return getattr(torch, trainer.cfg.dtype)
-    half = trainer.device.type == "cuda" and torch.cuda.is_bf16_supported()
+    half = trainer.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.bfloat16 if half else torch.float32
 
 def _add(callbacks, kind, every):
