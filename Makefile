@@ -1,4 +1,4 @@
-# make demo · make test · make docs · make prepare · make clean · make help
+# make demo · make test · make docs · make prepare · make docker · make clean · make help
 # Needs Python 3.10 or later (with its venv module) and make. Another interpreter: make test PYTHON=python3.12
 
 PYTHON ?= python3
@@ -9,7 +9,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 # Tests run in as many processes as there are cores, each with one thread; more than 8 would need much memory.
 WORKERS := $(shell n=`getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2`; [ $$n -gt 8 ] && echo 8 || echo $$n)
 
-.PHONY: help demo test docs prepare clean
+.PHONY: help demo test docs prepare docker clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -34,6 +34,9 @@ prepare: $(VENV)/dev.installed  ## before a commit: export the modules, clean th
 	@if command -v quarto >/dev/null; then rm -rf _proc; PATH="$(CURDIR)/$(BIN):$$PATH" nbdev_readme; \
 	else echo "README.md was not written: that needs Quarto, https://quarto.org/docs/get-started/"; fi
 
+docker:  ## build the container that serves a run (VARIANT=cuda for an NVIDIA card)
+	docker build -f docker/Dockerfile --build-arg VARIANT=$(or $(VARIANT),cpu) -t gptlearn$(if $(filter cuda,$(VARIANT)),:cuda) .
+
 clean:  ## remove the environment and everything built; data/ and runs/ stay
 	rm -rf $(VENV) _proc _docs build dist *.egg-info .pytest_cache .hypothesis nbs/nbdev.yml
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -53,7 +56,7 @@ $(VENV)/run-time.installed: $(REQUIREMENTS) | $(BIN)/pip
 	@touch $@
 
 $(VENV)/dev.installed: $(REQUIREMENTS) | $(BIN)/pip
-	$(call install,gptlearn and its development tools,[dev$(comma)hf$(comma)track])
+	$(call install,gptlearn and its development tools,[dev$(comma)hf$(comma)track$(comma)serve])
 	@touch $(VENV)/run-time.installed $@
 
 comma := ,

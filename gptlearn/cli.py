@@ -9,7 +9,7 @@ __all__ = ['field_comments', 'recipe', 'demo_recipe', 'corpus_options', 'command
            'Origin', 'Signals', 'fit', 'new_trainer', 'fast', 'given_trainer', 'is_planned', 'planned_trainer',
            'keep_given', 'old_trainer', 'join_ranks', 'train', 'sparkline', 'tell_end', 'check_run', 'is_export',
            'chosen_step', 'check_sampling', 'generate_text', 'stories', 'evaluate_run', 'write_surprise', 'export',
-           'finetune_run', 'is_tuned', 'bench', 'prepare_tokens', 'in_tokens', 'train_tokenizer', 'stage',
+           'finetune_run', 'is_tuned', 'bench', 'serve_run', 'prepare_tokens', 'in_tokens', 'train_tokenizer', 'stage',
            'starter_text', 'demo', 'list_configs', 'build_parser', 'one_sentence', 'gather_texts', 'parse',
            'no_empty_folders', 'main']
 
@@ -885,6 +885,27 @@ def bench(args):
     ladder_picture(rows, seen[0]).savefig(plot)
     print(f"\n{plot} shows it.")
 
+# %% ../nbs/19_cli.ipynb #eb691afc
+def serve_run(args):
+    "Serve the model of a run over HTTP, in OpenAI's format, with a page at /."
+    from gptlearn.serve import create_app, listen, serve
+    if args.threads is not None and args.threads < 1:
+        raise ValueError(f"--threads {args.threads} has no meaning: give 1 or more")
+    key, template = args.api_key or os.environ.get("GPTLEARN_API_KEY"), args.chat_template
+    if template and "{content}" not in template and Path(template).is_file():
+        template = Path(template).read_text(encoding="utf-8")
+    sock = listen(args.host, args.port)  # before anything is read, for this may fail
+    model, tokenizer, step = _open_run(args)
+    small = model.num_params() < 10_000_000  # several threads would only wait for each other
+    torch.set_num_threads(args.threads or (1 if small else torch.get_num_threads()))
+    name = args.model_name or Path(args.run).resolve().name
+    app = create_app(model, tokenizer, name, args.max_batch, args.queue, args.timeout, key, template)
+    print(f"{name}: {model.num_params():,} parameters" + (f", the model of step {step:,}" if step is not None else ""))
+    if not key and args.host not in ("127.0.0.1", "localhost", "::1"):
+        print("gptlearn: note: everybody who reaches this machine may use it, for no key is set: give "
+              "GPTLEARN_API_KEY in the environment", file=sys.stderr)
+    serve(app, sock)
+
 # %% ../nbs/19_cli.ipynb #1c908f09
 def prepare_tokens(args):
     "Write a corpus to disk as tokens, ready for `gptlearn train --data`."
@@ -1031,7 +1052,7 @@ def list_configs(args):
 # %% ../nbs/19_cli.ipynb #e4493acc
 commands = dict(demo=demo, prepare=prepare_tokens, tokenizer=train_tokenizer, configs=list_configs,
                 train=train, finetune=finetune_run, generate=generate_text, evaluate=evaluate_run,
-                export=export, bench=bench)
+                export=export, serve=serve_run, bench=bench)
 
 # %% ../nbs/19_cli.ipynb #354feda8
 def build_parser() -> ArgumentParser:
@@ -1165,6 +1186,19 @@ _options |= dict(
         against=(str | None, None, "torch: also a plain compiled PyTorch GPT, with the same passes"),
         plot=(str | None, None, "draw the ladder into this .png"),
         seed=(int, 0, "of weights and tokens"), **_device),
+    serve=dict(
+        run=(str, ..., "folder of the run, or one that export wrote"),
+        host=(str, "127.0.0.1", "address to listen at; 0.0.0.0: every machine that reaches this one"),
+        port=(int, 8000, "0: any free one"),
+        model_name=(str | None, None, "of the model, for those who ask (default: the name of the folder)"),
+        api_key=(str | None, None, "asked of everybody but at /healthz (better: GPTLEARN_API_KEY in the environment)"),
+        max_batch=(int, 32, "texts that are written at a time"),
+        queue=(int, 64, "texts that may wait besides; more are refused with status 429"),
+        timeout=(float, 120.0, "seconds that a request may take, waiting included"),
+        chat_template=(str | None, None, "a message with {role} and {content} in it, or a file with one, for models "
+                       "that were not fine-tuned to chat"),
+        threads=(int | None, None, "of torch on a CPU (default: 1 for a small model, else its own choice)"),
+        **_checkpoint, **_device),
 )
 
 # %% ../nbs/19_cli.ipynb #bd5cf419

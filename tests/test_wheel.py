@@ -46,7 +46,8 @@ def test_wheel_holds_the_package_and_nothing_else(wheel):
     names = {n for n in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in n}
     expected = {f"gptlearn/{p.name}" for p in (ROOT / "gptlearn").iterdir() if p.suffix in (".py", ".mplstyle")}
     expected |= {f"gptlearn/configs/{p.name}" for p in (ROOT / "gptlearn" / "configs").glob("*.yaml")}
-    assert "gptlearn/configs/demo.yaml" in expected    # the demo reads it
+    expected |= {f"gptlearn/static/{p.name}" for p in (ROOT / "gptlearn" / "static").iterdir()}
+    assert {"gptlearn/configs/demo.yaml", "gptlearn/static/index.html"} <= expected  # the demo and the server read them
     assert names == expected
 
 
