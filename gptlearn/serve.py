@@ -34,6 +34,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from .attention import KVCache
 from .bpe import split_special
+from .finetune import can_chat, chat_ids
 from .generate import _check, _darts, _draw, _row_seed, _Text, penalize
 from .model import GPT
 
@@ -606,8 +607,7 @@ class _Chat:
         tokenizer,
         template: str | None = None,  # a message, with {role} and {content} in it; None: what the tokenizer was taught
     ):
-        taught = {"<|prompt|>", "<|response|>"} <= set(tokenizer.special_tokens)
-        self.tokenizer, self.template, self.known = tokenizer, template, taught or template is not None
+        self.tokenizer, self.template, self.known = tokenizer, template, can_chat(tokenizer) or template is not None
         if template is not None and template.count("{content}") != 1:
             raise ValueError(f"chat_template={template!r} must hold {{content}} once, such as '{{role}}: {{content}}\\n'")
         after = template.split("{content}")[1] if template else ""
@@ -620,7 +620,9 @@ class _Chat:
                                 "finetune, or start the server with --chat_template", code="no_chat_template")
         if messages[-1].role != "user": raise ApiError(400, "messages: the last one must be the user's", "messages")
         turns = [(m.role, m.text) for m in messages]
-        return self._encode(self._framed(turns) if self.template else self._taught(turns))
+        if self.template: return self._encode(self._framed(turns))
+        try: return chat_ids(self.tokenizer, [dict(role=role, content=text) for role, text in turns])
+        except ValueError as error: raise ApiError(400, f"messages: {error}", "messages") from None
 
 # %% ../nbs/18_serve.ipynb #0f685afc
 @patch
@@ -629,17 +631,6 @@ def _framed(self: _Chat, turns):
     for role, content in turns:
         yield from ((before.replace("{role}", role), True), (content, False), (after.replace("{role}", role), True))
     yield before.replace("{role}", "assistant"), True
-
-@patch
-def _taught(self: _Chat, turns):
-    system, begun = "", False
-    for role, content in turns:
-        if role == "assistant": yield content, False
-        elif role != "user": system += f"{content}\n\n"
-        else:
-            if begun: yield "<|endoftext|>", True
-            yield from (("<|prompt|>", True), (system + content, False), ("<|response|>", True))
-            system, begun = "", True
 
 # %% ../nbs/18_serve.ipynb #37bb3919
 @patch
