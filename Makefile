@@ -1,4 +1,4 @@
-# make demo · make test · make docs · make prepare · make docker · make clean · make help
+# make demo · make test · make docs · make explorer-model · make prepare · make docker · make clean · make help
 # Needs Python 3.10 or later (with its venv module) and make. Another interpreter: make test PYTHON=python3.12
 
 PYTHON ?= python3
@@ -9,11 +9,11 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 # Tests run in as many processes as there are cores, each with one thread; more than 8 would need much memory.
 WORKERS := $(shell n=`getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2`; [ $$n -gt 8 ] && echo 8 || echo $$n)
 
-.PHONY: help demo test docs prepare docker clean
+.PHONY: help demo test docs explorer-model prepare docker clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
 
 demo: $(VENV)/run-time.installed  ## train a small GPT on this machine and read its stories, in under 6 minutes
 	@$(BIN)/gptlearn demo
@@ -26,7 +26,14 @@ docs: $(VENV)/dev.installed  ## build the site into _docs (needs Quarto)
 	get it from https://quarto.org/docs/get-started/ and run make docs again."; exit 1; }
 	@rm -rf _proc _docs
 	@PATH="$(CURDIR)/$(BIN):$$PATH" nbdev_docs
-	@$(BIN)/python -m pytest -q tests/test_site.py --site _docs
+	@$(BIN)/python -m pytest -q tests/test_site.py tests/test_explorer.py --site _docs
+
+explorer-model: $(VENV)/run-time.installed  ## train the model of the site's explorer anew (3 minutes), and write down the grammar
+	@rm -rf runs/explorer nbs/explorer/demo.safetensors
+	@$(BIN)/gptlearn train --config demo --steps 1500 --train.seed 0 --run runs/explorer
+	@$(BIN)/gptlearn export --run runs/explorer --to explorer --dtype float16 --out nbs/explorer/demo.safetensors
+	@$(BIN)/python -c "import json; from gptlearn.tales import tale_rules, tale_slots; \
+	print(json.dumps(dict(rules=tale_rules, slots=tale_slots), indent=0))" > nbs/explorer/tales.json
 
 prepare: $(VENV)/dev.installed  ## before a commit: export the modules, clean the notebooks, write README.md (needs Quarto)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" nbdev_export

@@ -53,6 +53,7 @@ from .finetune import (FineTuner, RatedPairs, Task, can_chat, dpo, dpo_recipe, f
                                instruction, lora_recipe, pair_row, rated_tales, response_score, resume_finetune,
                                success, weightings, wishes)
 from .generate import generate, stream
+from .inside import export_explorer
 from .interop import load_pretrained, save_pretrained
 from .model import GPT, GPTConfig
 from .plan import Plan, learning_rate, offers, plan, report, start
@@ -743,10 +744,12 @@ def write_surprise(
 
 # %% ../nbs/19_cli.ipynb #db3843ec
 def export(args):
-    "Write the model of a run as a folder that transformers loads."
-    if args.to != "hf": raise ValueError(f"--to {args.to} is not known: choose hf")
+    "Write the model of a run as a folder that transformers loads, or as a file for the explorer."
+    if args.to not in ("hf", "explorer"): raise ValueError(f"--to {args.to} is not known: choose hf or explorer")
     check_run(args.run)
     step = chosen_step(args.run, args.checkpoint)
+    if args.to == "explorer": return _to_explorer(args, step)
+    if args.dtype is not None: raise ValueError(f"--dtype {args.dtype} goes with --to explorer only: leave it out")
     model, tokenizer = load_run(args.run, step)
     folder = save_pretrained(model, args.out, tokenizer)
     kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"][0]
@@ -905,6 +908,13 @@ def serve_run(args):
         print("gptlearn: note: everybody who reaches this machine may use it, for no key is set: give "
               "GPTLEARN_API_KEY in the environment", file=sys.stderr)
     serve(app, sock)
+
+# %% ../nbs/19_cli.ipynb #3ec8610f
+def _to_explorer(args, step):
+    about = dict(name=Path(args.run).absolute().name, corpus=check_run(args.run)["data"].get("corpus"))
+    file = export_explorer(args.run, args.out, dtype=args.dtype or "float32", about=about, checkpoint=step)
+    print(f"{file} holds the model of step {step:,}, its config and its tokenizer, {file.stat().st_size:,} bytes.\n"
+          "Drop it onto https://gptlearn.github.io/gptlearn/explorer.html: it runs in the browser, nothing is uploaded.")
 
 # %% ../nbs/19_cli.ipynb #1c908f09
 def prepare_tokens(args):
@@ -1173,8 +1183,9 @@ _options |= dict(
         **_checkpoint, **_data_dir, **_device),
     export=dict(
         run=(str, ..., "folder of the run"),
-        to=(str, "hf", "the form: hf, a folder for Hugging Face's transformers"),
-        out=(str, ..., "the folder to write; never one that holds something"),
+        to=(str, "hf", "the form: hf, a folder for Hugging Face's transformers; explorer, a file for the site's page"),
+        out=(str, ..., "the folder or file to write; never one that holds something"),
+        dtype=(str | None, None, "for the explorer: float32, float16 or bfloat16 (default: float32)"),
         **_checkpoint),
     bench=dict(
         preset=(str | None, None, "shape of the model, as chapter 06 names it (default: gpt2 on CUDA, else tiny)"),

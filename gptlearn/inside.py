@@ -4,20 +4,28 @@
 
 # %% auto #0
 __all__ = ['attention_maps', 'Stream', 'residual_stream', 'residual_norms', 'logit_lens', 'induction_attention', 'Induction',
-           'induction_score', 'nearest_tokens', 'embedding_map', 'Recall', 'tale_recalls', 'look_backs', 'ablate_heads']
+           'induction_score', 'nearest_tokens', 'embedding_map', 'Recall', 'tale_recalls', 'look_backs', 'ablate_heads',
+           'export_explorer']
 
 # %% ../nbs/17_inside.ipynb #34ad0add
+import json
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .bpe import Tokenizer, write_whole
+from .interop import _blank
 from .model import GPT, cross_entropy
 from .tales import tales_grammar
+from .trainer import find_checkpoint, load_run
 
 # %% ../nbs/17_inside.ipynb #9f7c1ed9
 @contextmanager
@@ -308,3 +316,61 @@ def ablate_heads(
         for layer, head in heads:
             hooks.enter_context(model.blocks[layer].attention.out.register_forward_pre_hook(silence(head)))
         yield model
+
+# %% ../nbs/17_inside.ipynb #b412cfe3
+def _same_names(model):
+    "A `ValueError` unless the model's parameters are those that its config names."
+    have, want = dict(model.named_parameters()), dict(_blank(model.cfg).named_parameters())
+    odd = sorted(have.keys() ^ want.keys())
+    if odd: raise ValueError(f"{odd[0]} is {'not a part' if odd[0] in have else 'missing'} of a plain GPT: merge what "
+                             "was added (LoRA), or export the model as it was before it was stored in fewer bits")
+    return have
+
+def _in_bits(name, t, dtype):
+    "The tensor on the CPU in another type; `ValueError` where it does not fit."
+    t = t.detach().cpu()
+    if not t.isfinite().all(): raise ValueError(f"{name} is not finite: go back to an earlier checkpoint")
+    short = t.to(dtype)
+    if short.isfinite().all(): return short.contiguous()
+    raise ValueError(f"{name} holds {t.abs().max():g}, and float16 ends at 65,504: choose dtype='bfloat16'")
+
+# %% ../nbs/17_inside.ipynb #b056afa1
+def _of_run(folder, checkpoint):
+    "Model and tokenizer of a run, and what there is to say of them."
+    model, tokenizer = load_run(folder, checkpoint)
+    state = find_checkpoint(folder, checkpoint, model_only=True)[1]
+    about = dict(name=Path(folder).absolute().name, step=state["step"])
+    return model, tokenizer, about | {key: state["score"][key] for key in ("bits_per_byte", "floor", "tokens")
+                                      if state.get("score") and state["score"].get(key)}
+
+# %% ../nbs/17_inside.ipynb #bf8f91ff
+def export_explorer(
+    model: GPT | str | Path,        # a model, or the folder of a run
+    out: str | Path,                # a new file *.safetensors, or a folder for model.safetensors
+    tokenizer=None,                 # the model's own; a run has one
+    dtype: str = "float32",         # "float16" and "bfloat16" halve the file, and round the weights
+    about: dict | None = None,      # what the page says of it, such as dict(name="mine", step=500)
+    checkpoint: str | int = "last", # of a run: "last", "best" or a step
+) -> Path:                          # the file
+    """Write model, config and tokenizer into one file that the explorer opens, whole or not at all.
+
+    Raises `ValueError` for a tokenizer that does not fit or is not of chapter 01 and for weights
+    that `dtype` cannot hold, `FileExistsError` where the file is there already."""
+    if dtype not in ("float32", "float16", "bfloat16"):
+        raise ValueError(f"dtype={dtype!r} is not known: choose float32, float16 or bfloat16")
+    if not isinstance(model, GPT): model, tokenizer, found = _of_run(model, checkpoint)
+    else: found = {}
+    if not isinstance(tokenizer, Tokenizer) or tokenizer.vocab_size > model.cfg.vocab_size:
+        size = getattr(tokenizer, "vocab_size", "no")
+        raise ValueError(f"a {type(tokenizer).__name__} with {size} ids does not go with a model "
+                         f"of {model.cfg.vocab_size}: give the BPE, CharTokenizer or ByteTokenizer "
+                         "of its training")
+    file = Path(out) if Path(out).suffix == ".safetensors" else Path(out) / "model.safetensors"
+    if file.exists():
+        raise FileExistsError(f"{file} exists already: choose another name, or remove it first")
+    to, about = getattr(torch, dtype), found | (about or {})
+    tensors = {name: _in_bits(name, t, to) for name, t in _same_names(model).items()}
+    texts = dict(config=asdict(model.cfg), tokenizer=tokenizer._state(), about=about)
+    texts = {f"gptlearn.{key}": json.dumps(value) for key, value in texts.items()}
+    write_whole(file, save(tensors, texts))
+    return file

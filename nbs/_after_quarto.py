@@ -23,7 +23,7 @@ LOADED = [  # what a browser fetches by itself; links (<a href>) are not
     re.compile(r"""@import\s+(?:url\()?["']?((?:https?:)?//[^)"';]*)""", re.I),
 ]
 NAME = re.compile(r'<a href="(?:https?://[^"]*/)?([\w-]+\.html)#([\w.]+)">(<code>[^<]*</code>)</a>')
-FROM_NBS = re.compile(r'(\]\(|(?:src|href)=")(?=images/|\w+\.ipynb)')
+FROM_NBS = re.compile(r'(\]\(|(?:src|href)=")(?=images/|\w+\.(?:ipynb|qmd)\b)')
 
 
 def loaded_from_elsewhere(text):

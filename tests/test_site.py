@@ -15,7 +15,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 NBS = ROOT / "nbs"
 NOTEBOOKS = sorted(p for p in NBS.glob("*.ipynb") if p.name[0] not in "_.")
-PAGES = [*NOTEBOOKS, *(ROOT / n for n in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "data/README.md"))]
+OTHERS = sorted(NBS.glob("*.qmd"))  # pages without Python
+PAGES = [*NOTEBOOKS, *OTHERS, *(ROOT / n for n in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "data/README.md"))]
 ON_GITHUB = re.compile(r"https://(?:colab\.research\.google\.com/)?github(?:\.com)?/gptlearn/gptlearn/(?:blob|tree|raw)/main/(.*)")
 ON_SITE = "https://gptlearn.github.io/gptlearn"
 
@@ -60,7 +61,7 @@ def anchors(path):
 def page_of_site(address):
     "nbs/04_attention.ipynb for …/attention.html"
     name = address.strip("/").removesuffix(".html") or "index"
-    return next((p for p in NOTEBOOKS if re.sub(r"^\d+[a-zA-Z0-9]*_", "", p.stem.lower()) == name), NBS / name)
+    return next((p for p in [*NOTEBOOKS, *OTHERS] if re.sub(r"^\d+[a-zA-Z0-9]*_", "", p.stem.lower()) == name), NBS / name)
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
@@ -115,9 +116,9 @@ def test_names_in_prose_lead_to_their_definitions(tmp_path):
 
 def test_links_of_the_readme_start_at_the_top(tmp_path):
     readme = tmp_path / "README.md"
-    readme.write_text('[a](04_attention.ipynb#x) ![b](images/b.svg) <img src="images/c.png"> [d](https://x.org/images/d)')
+    readme.write_text('[a](04_attention.ipynb#x) [e](e.qmd) ![b](images/b.svg) <img src="images/c.png"> [d](https://x.org/images/d)')
     after_quarto().mend_readme(readme)
-    assert readme.read_text() == ('[a](nbs/04_attention.ipynb#x) ![b](nbs/images/b.svg) <img src="nbs/images/c.png"> '
+    assert readme.read_text() == ('[a](nbs/04_attention.ipynb#x) [e](nbs/e.qmd) ![b](nbs/images/b.svg) <img src="nbs/images/c.png"> '
                                   "[d](https://x.org/images/d)")
 
 
@@ -125,11 +126,13 @@ def test_the_built_site(pytestconfig):
     if not pytestconfig.getoption("--site"): pytest.skip("the site is checked by make docs")
     site = Path(pytestconfig.getoption("--site")).resolve()
     pages = {p: p.read_text(encoding="utf-8") for p in site.glob("*.html")}
-    assert len(pages) == len(NOTEBOOKS)
+    assert len(pages) == len(NOTEBOOKS) + len(OTHERS)
     ids = {p: set(re.findall(r'\bid="([^"]+)"', text)) for p, text in pages.items()}
     problems = after_quarto().mend_pages(site)
     for page, text in pages.items():
-        if page.stat().st_size > 2_000_000: problems.append(f"{page.name} has more than 2 MB")
+        own = page.with_suffix("")  # what a page loads by itself lies in a folder of its name
+        size = page.stat().st_size + sum(p.stat().st_size for p in own.rglob("*") if p.is_file())
+        if size > 2_000_000: problems.append(f"{page.name} has more than 2 MB")
         for link in map(html.unescape, re.findall(r'(?:src|href)="([^"]*)"', re.sub(r"<pre\b.*?</pre>", "", text, flags=re.S))):
             link = link.removeprefix(ON_SITE + "/")
             parts = urlsplit(link)
