@@ -553,7 +553,7 @@ def response_score(
     return Score(loss, math.exp(min(loss, 700)), nats / math.log(2) / max(weighed_bytes, 1e-9), tokens, n_bytes)
 
 # %% ../nbs/14_finetune.ipynb #40c058bf
-finetune_recipe = dict(minutes=2.0, batch_size=8, lr=0.03, muon_lr=0.1, lr_final=0.0, warmup=0.05, weight_decay=0.0)
+finetune_recipe = dict(minutes=2.0, batch_size=8, lr=0.02, muon_lr=0.07, lr_final=0.0, warmup=0.05, weight_decay=0.0)
 lora_recipe = finetune_recipe | dict(optimizer="adamw", lr=0.02)   # for adapters
 
 # %% ../nbs/14_finetune.ipynb #f8e85e54

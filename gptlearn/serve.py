@@ -428,6 +428,7 @@ class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 class StreamOptions(_Body):
+    "What a stream brings besides the text."
     include_usage: bool | None = None
     include_obfuscation: bool | None = None  # taken and ignored: our chunks go over one machine's cable
 
@@ -464,10 +465,12 @@ class CompletionBody(SamplingBody):
     logprobs: int | None = Field(None, ge=0, le=20)
 
 class TextPart(_Body):
+    "A piece of a message; of the kinds that OpenAI knows, text alone."
     type: Literal["text"]
     text: str
 
 class ChatMessage(_Body):
+    "What one side said."
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[TextPart]
     name: str | None = None
