@@ -50,7 +50,7 @@ from .data import (Corpus, Prepared, clean_text, cleaning, corpora, hf_corpus, l
                            prepare, set_seed, text_corpus)
 from .evaluate import evaluate, grammar_share, surprise
 from .finetune import (FineTuner, RatedPairs, Task, can_chat, dpo, dpo_recipe, finetune, finetune_recipe,
-                               instruction, lora_recipe, pair_row, rated_tales, response_score, resume_finetune,
+                               instruction, lora_recipe, pair_row, rated_tales, rating_weights, response_score, resume_finetune,
                                success, weightings, wishes)
 from .generate import generate, stream
 from .inside import export_explorer
@@ -768,12 +768,14 @@ def finetune_run(args):
     for name in ("run", "data"):
         if getattr(args, name) is None: raise ValueError(f"--{name} is missing: give --run and --data, or --resume with a run of finetune")
     learn, recipe = _method(args)
-    config, pairs = check_run(args.run), _table(args)
-    cfg = TrainConfig(**recipe | _chosen(args))
+    config, cfg = check_run(args.run), TrainConfig(**recipe | _chosen(args))
+    rating_weights([5], args.weighting, args.temperature)    # refuses what it does not know
     if args.out and Path(args.out).exists(): raise ValueError(f"--out {args.out} exists already: choose another folder")
     out, (model, tokenizer, step) = Path(args.out or free_folder(f"{args.run}-tuned")), _open_run(args)
     if args.method == "dpo" and not can_chat(tokenizer):
         raise ValueError(f"{args.run} has not learnt to answer, and dpo only makes answers better: begin with --method sft")
+    pairs = _table(args)
+    restore_tokens(config["data"])
     before = run_data(config["data"])
     task = dict(beta=args.beta) if args.method == "dpo" else dict(
         weighting=args.weighting, temperature=args.temperature, mix=args.mix, replay=_decoded(before, 2000) if args.mix else ())
