@@ -313,18 +313,8 @@ def _check_fsdp(cfg):
 # %% ../nbs/13_distributed.ipynb #cc970c96
 class GatheredMuon(Muon):
     "Muon for matrices whose rows are spread over ranks: gathered for `newton_schulz`, one at a time."
-    def update(self, params, grads, states, group):
-        for p, state in zip(params, states):
-            if not state: state["momentum_buffer"] = torch.zeros_like(p)
-        average = [state["momentum_buffer"] for state in states]
-        torch._foreach_lerp_(average, grads, 1 - group["momentum"])
-        ahead = torch._foreach_lerp(grads, average, group["momentum"])
-        torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
-        for p, x in zip(params, ahead):
-            y = newton_schulz(x.full_tensor(), group["steps"]) * max(1, p.size(0) / p.size(1))**0.5
-            p.sub_(group["lr"] * _rows_of(y, p))
+    def directions(self, xs, steps): return [_rows_of(newton_schulz(x.full_tensor(), steps), x) for x in xs]
 
-# %% ../nbs/13_distributed.ipynb #78ebe4a2
 def _rows_of(t, p):
     "This rank's part of a whole tensor, cut like the parameter `p`; another shape is left whole."
     if t.shape != p.shape: return t

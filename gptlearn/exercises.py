@@ -167,8 +167,6 @@ def progress() -> str:
         print(f"{name:10} {exercise.title:44} {state}")
 
 # %% ../nbs/20_exercises.ipynb #0dedd218
-#| code-fold: true
-#| code-summary: "The tests (1 of 2)"
 def _bpe_frequent(learn):
     "The most frequent pair is merged first"
     got = learn("ac ac ab ab ab", 1)
@@ -202,8 +200,6 @@ def _bpe_bytes(learn):
     _expect(got == [("é".encode()[:1], "é".encode()[1:])], f"'éééé', 1 merge: {got}", "How many bytes has an é in UTF-8?")
 
 # %% ../nbs/20_exercises.ipynb #c5c3e412
-#| code-fold: true
-#| code-summary: "The tests (2 of 2)"
 def _bpe_end(learn):
     "It ends when nothing is left to merge"
     got = learn("ab", 5)
@@ -220,8 +216,6 @@ exercises["bpe"] = Exercise("learn the merges of a text", "learn(text: str, n: i
     [_bpe_bytes, _bpe_pieces, _bpe_frequent, _bpe_ties, _bpe_on_top, _bpe_runs, _bpe_end, _bpe_real])
 
 # %% ../nbs/20_exercises.ipynb #eb3e3b1b
-#| code-fold: true
-#| code-summary: "The reference of the tests"
 def _turned(x, positions, base=10000.0, sign=1, power=2, turns=1.0):
     "The reference: pairs as complex numbers, times a number of length 1. The arguments make known mistakes."
     a, b = x.double().chunk(2, -1)
@@ -237,8 +231,6 @@ def _turned_neighbours(x, positions):
 def _random(*shape, seed=0, dtype=torch.float32): return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 # %% ../nbs/20_exercises.ipynb #aed6e8df
-#| code-fold: true
-#| code-summary: "The tests (1 of 2)"
 def _rope_zero(rope):
     "Position 0 turns nothing"
     x = _random(2, 1, 8)
@@ -271,8 +263,6 @@ def _rope_base(rope):
     _same(rope(x, p, base=500.0), _turned(x, p, 500.0).float(), "base=500", "Where does 10000 stand in your code?", tolerance=1e-4)
 
 # %% ../nbs/20_exercises.ipynb #1641d8ea
-#| code-fold: true
-#| code-summary: "The tests (2 of 2)"
 def _rope_relative(rope):
     "Scores depend on the distance alone"
     q, k = _random(1, 8), _random(1, 8, seed=1)
@@ -290,8 +280,6 @@ exercises["rope"] = Exercise("turn queries and keys by their position", "rope(x:
     [_rope_zero, _rope_kept, _rope_length, _rope_formula, _rope_positions, _rope_base, _rope_relative])
 
 # %% ../nbs/20_exercises.ipynb #1504db8d
-#| code-fold: true
-#| code-summary: "The tests (1 of 2)"
 def _rms_reference(x, weight, eps=1e-5): return F.rms_norm(x, weight.shape, weight, eps)
 
 def _rms_formula(rms_norm):
@@ -327,8 +315,6 @@ def _rms_half(rms_norm):
     _same(got.float(), torch.ones(1, 8), "300 in float16", "300 squared is more than float16 can hold: in which precision do you square?", tolerance=1e-3)
 
 # %% ../nbs/20_exercises.ipynb #6c8b563f
-#| code-fold: true
-#| code-summary: "The tests (2 of 2)"
 def _rms_kept(rms_norm):
     "It leaves its input as it was"
     x = _random(2, 8)
@@ -340,8 +326,6 @@ exercises["norm"] = Exercise("give every vector the same size", "rms_norm(x: Ten
     [_rms_kept, _rms_formula, _rms_eps, _rms_zero, _rms_half])
 
 # %% ../nbs/20_exercises.ipynb #41502702
-#| code-fold: true
-#| code-summary: "The tests (1 of 2)"
 def _attention_plain(q, k, v, scale=True, power=0.5, dim=-1, seen=None):
     "The formula; the arguments make known mistakes."
     T, D = q.shape[-2:]
@@ -377,8 +361,6 @@ def _attention_one(attention):
     _same(attention(q, k, torch.ones(1, 6, 4)), torch.ones(1, 6, 4), "values that are all 1", "Whatever the weights are, they should sum to 1 over the keys. Is the mask applied before the softmax, and with what number?")
 
 # %% ../nbs/20_exercises.ipynb #227b4303
-#| code-fold: true
-#| code-summary: "The tests (2 of 2)"
 def _attention_formula(attention):
     "Equal to PyTorch's kernel"
     q, k, v = (_random(2, 3, 6, 4, seed=i) for i in range(3))
@@ -404,8 +386,6 @@ exercises["attention"] = Exercise("let tokens look back", "attention(q: Tensor, 
     [_attention_shape, _attention_kept, _attention_own, _attention_causal, _attention_one, _attention_formula, _attention_large])
 
 # %% ../nbs/20_exercises.ipynb #89c24e4f
-#| code-fold: true
-#| code-summary: "The tests (1 of 2)"
 def _probes(seed=0):
     "Four functions that do something unmistakable, and a list of who was called."
     calls, w = [], [_random(8, 8, seed=10 + i) / 3 for i in range(4)]
@@ -439,8 +419,6 @@ def _block_calls(block):
     _expect(set(often.values()) == {1}, ", ".join(f"{name} {n} times" for name, n in often.items()), "Two branches, each with a norm of its own: who is called twice, or never?")
 
 # %% ../nbs/20_exercises.ipynb #cbbcafeb
-#| code-fold: true
-#| code-summary: "The tests (2 of 2)"
 def _block_formula(block):
     "First attention, then the feed-forward, each through its norm"
     x, (parts, _) = _random(2, 3, 8), _probes()
@@ -458,8 +436,6 @@ exercises["block"] = Exercise("put the residual stream together", "block(x, atte
     [_block_kept, _block_silent, _block_calls, _block_formula])
 
 # %% ../nbs/20_exercises.ipynb #b77f6713
-#| code-fold: true
-#| code-summary: "The tests (1 of 2)"
 def _loss_scalar(cross_entropy):
     "A scalar tensor, for (N, V) and for (B, T, V)"
     for lead in ((6,), (2, 3)):
@@ -490,8 +466,6 @@ def _loss_large(cross_entropy):
     _same(cross_entropy(z, t), F.cross_entropy(z, t), "logits of ten thousand", "exp(10000) is infinite, and log(0) too. Subtract the largest logit first, and never take the log of a probability.")
 
 # %% ../nbs/20_exercises.ipynb #0eb104eb
-#| code-fold: true
-#| code-summary: "The tests (2 of 2)"
 def _loss_gradient(cross_entropy):
     "Its gradient is softmax minus target, over the number of targets"
     z, t = _random(6, 5).requires_grad_(), torch.arange(6) % 5
@@ -504,8 +478,6 @@ exercises["loss"] = Exercise("measure surprise", "cross_entropy(logits: Tensor, 
     [_loss_scalar, _loss_uniform, _loss_formula, _loss_large, _loss_gradient])
 
 # %% ../nbs/20_exercises.ipynb #09fb3d6d
-#| code-fold: true
-#| code-summary: "The reference of the tests"
 def _drive(cls, steps, shapes=((3, 4), (5,)), grads=None, start=1.0, **options):
     "Parameters after `steps` with gradients that are the same for everyone."
     params = [nn.Parameter(start + 0.1 * _random(*shape, seed=i, dtype=torch.float64)) for i, shape in enumerate(shapes)]
@@ -535,8 +507,6 @@ def _wrong_adam(decoupled=True, correct=True, inside=False, clock=True, swapped=
     return Wrong
 
 # %% ../nbs/20_exercises.ipynb #3795c212
-#| code-fold: true
-#| code-summary: "The tests (1 of 2)"
 def _adam_zero(AdamW):
     "zero_grad() clears the gradients"
     p = nn.Parameter(torch.ones(3))
@@ -573,8 +543,6 @@ def _adam_steps(AdamW):
         "Which beta belongs to the mean, and which to the mean square?": _drive(_wrong_adam(swapped=True), 20)}, 1e-9)
 
 # %% ../nbs/20_exercises.ipynb #761d3dfb
-#| code-fold: true
-#| code-summary: "The tests (2 of 2)"
 def _adam_own(AdamW):
     "Each parameter has its own m and v"
     def grads(p, s, i): return torch.full_like(p, 1.0 if i == 0 else -100.0)
@@ -590,8 +558,6 @@ exercises["optimizer"] = Exercise("AdamW", "class AdamW(params, lr, betas=(0.9, 
     [_adam_zero, _adam_none, _adam_first, _adam_decay, _adam_steps, _adam_eps, _adam_own])
 
 # %% ../nbs/20_exercises.ipynb #44b08352
-#| code-fold: true
-#| code-summary: "The tests (1 of 3)"
 def _luck(seed): return torch.Generator().manual_seed(seed)
 
 def _drawn(sample, p, n=20_000, **options):
@@ -626,8 +592,6 @@ def _sample_rates(sample):
         "You draw evenly.": _rates([1, 1, 1, 1]), "Always the likeliest: that is temperature 0.": _rates([1, 0, 0, 0])}, 0.015)
 
 # %% ../nbs/20_exercises.ipynb #93c894de
-#| code-fold: true
-#| code-summary: "The tests (2 of 3)"
 def _sample_temperature(sample):
     "Temperature divides the logits"
     p, cold = [0.5, 0.3, 0.15, 0.05], [x ** 2 for x in (0.5, 0.3, 0.15, 0.05)]
@@ -663,8 +627,6 @@ def _sample_order(sample):
         "top_p looked at the probabilities before top_k.": _rates([0.4, 0.3, 0, 0])}, 0.015)
 
 # %% ../nbs/20_exercises.ipynb #3505f7e6
-#| code-fold: true
-#| code-summary: "The tests (3 of 3)"
 def _sample_kept(sample):
     "It leaves the logits as they were"
     z = _random(4, 9)

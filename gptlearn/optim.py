@@ -156,6 +156,11 @@ class Muon(_Optimizer):
 
 # %% ../nbs/09_optim.ipynb #a879a952
 @patch
+def directions(self: Muon, xs, steps):
+    "What `newton_schulz` makes of each matrix; chapter 13 replaces it where no rank has a whole one."
+    return _orthogonal(xs, steps)
+
+@patch
 def update(self: Muon, params, grads, states, group):
     "One step of the parameters of a group."
     for p, state in zip(params, states):
@@ -164,7 +169,7 @@ def update(self: Muon, params, grads, states, group):
     torch._foreach_lerp_(average, grads, 1 - group["momentum"])
     ahead = torch._foreach_lerp(grads, average, group["momentum"])
     torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
-    directions = _orthogonal(ahead, group["steps"])
+    directions = self.directions(ahead, group["steps"])
     torch._foreach_mul_(directions, [max(1, p.size(0) / p.size(1))**0.5 for p in params])
     torch._foreach_add_(params, directions, alpha=-group["lr"])
 

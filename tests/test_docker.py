@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_tracking_page import free_port
+from browser import free_port
 
 ROOT = Path(__file__).parents[1]
 

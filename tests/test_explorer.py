@@ -21,7 +21,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from test_tracking_page import CHROMIUM, Browser, stop
+from browser import CHROMIUM, Browser, stop
 
 from gptlearn.bpe import BPE, EOT, GPT4_PATTERN, ByteTokenizer, CharTokenizer
 from gptlearn.cli import chosen_step, main
@@ -51,13 +51,6 @@ SAMPLING = [dict(temperature=0.7), dict(temperature=1.3, top_k=20), dict(tempera
 
 class Watched(Browser):
     "A browser that keeps what the console said and which addresses were asked for."
-    def send(self, method, **params):
-        self.number += 1
-        self.socket.send(json.dumps(dict(id=self.number, method=method, params=params)))
-        while (answer := json.loads(self.socket.recv())).get("id") != self.number: self.note(answer)
-        assert "error" not in answer, answer
-        return answer["result"]
-
     events = ()
     def note(self, event):
         if event.get("method") in ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded", "Network.requestWillBeSent"):

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_tracking_page import CHROMIUM, Browser, free_port, started, stop
+from browser import CHROMIUM, Browser, free_port, started, stop
 
 ROOT = Path(__file__).parents[1]
 MISSING = [name for name in ("fastapi", "uvicorn", "websocket") if importlib.util.find_spec(name) is None] + ([] if CHROMIUM else ["chromium"])
@@ -47,13 +47,6 @@ class Page(Browser):
         super().__init__(folder)
         self.asked, self.complaints = [], []
         for domain in ("Runtime", "Log", "Network"): self.send(domain + ".enable")
-
-    def send(self, method, **params):
-        self.number += 1
-        self.socket.send(json.dumps(dict(id=self.number, method=method, params=params)))
-        while (answer := json.loads(self.socket.recv())).get("id") != self.number: self.note(answer)
-        assert "error" not in answer, answer
-        return answer["result"]
 
     def note(self, event):
         kind, told = event.get("method"), event.get("params", {})

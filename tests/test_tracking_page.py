@@ -2,22 +2,17 @@
 
 The picture in chapter 15 was made by this test:  GPTLEARN_SCREENSHOT=nbs/images/15_mlflow.png pytest tests/test_tracking_page.py
 """
-import base64
 import importlib.util
 import json
 import os
-import shutil
-import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from pathlib import Path
 
 import pytest
+from browser import CHROMIUM, Browser, free_port, started, stop
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 MISSING = [name for name in ("mlflow", "websocket") if importlib.util.find_spec(name) is None] + ([] if CHROMIUM else ["chromium"])
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)}")
 
@@ -40,69 +35,6 @@ for name, lr in (("tales", 0.003), ("tales-2", 0.01)):
     assert tracker.failure is None, tracker.failure
 print(tracker.run_id)
 """
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def started(command, address, seconds=60, **kw):
-    "Starts a server in a process group of its own, and waits until it answers."
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, **kw)
-    end = time.monotonic() + seconds
-    while time.monotonic() < end and process.poll() is None:
-        try:
-            with urllib.request.urlopen(address, timeout=2) as answer: return process, answer.read()
-        except OSError: time.sleep(0.2)
-    stop(process)
-    raise AssertionError(f"{command[0]} did not answer at {address} within {seconds} s")
-
-
-def stop(process):
-    try: os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError: pass
-    process.wait()
-
-
-class Browser:
-    "Chromium without a window, driven over its own protocol."
-    def __init__(self, folder):
-        import websocket
-        port = free_port()
-        command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
-                   "--disable-background-networking", "--disable-component-update", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-                   "--window-size=1180,760", f"--user-data-dir={folder}", f"--remote-debugging-port={port}", "about:blank"]
-        self.process, _ = started(command, f"http://127.0.0.1:{port}/json/version")
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/json") as answer:
-            page = next(p for p in json.load(answer) if p["type"] == "page")
-        self.socket, self.number = websocket.create_connection(page["webSocketDebuggerUrl"], timeout=60, suppress_origin=True), 0
-        self.send("Page.enable")
-
-    def send(self, method, **params):
-        self.number += 1
-        self.socket.send(json.dumps(dict(id=self.number, method=method, params=params)))
-        while (answer := json.loads(self.socket.recv())).get("id") != self.number: pass
-        assert "error" not in answer, answer
-        return answer["result"]
-
-    def value(self, script): return self.send("Runtime.evaluate", expression=script, returnByValue=True)["result"].get("value")
-    def text(self): return self.value("document.body ? document.body.innerText : ''") or ""
-
-    def open(self, address, *words, seconds=90):
-        "Goes to a page, and waits until it shows all the words; returns its text."
-        self.send("Page.navigate", url=address)
-        return self.wait(*words, seconds=seconds)
-
-    def wait(self, *words, seconds=90):
-        end = time.monotonic() + seconds
-        while any(word not in (text := self.text()) for word in words):
-            assert time.monotonic() < end, f"the page does not show {[w for w in words if w not in text]}:\n{text[:2000]}"
-            time.sleep(0.3)
-        return text
-
-    def screenshot(self, path): Path(path).write_bytes(base64.b64decode(self.send("Page.captureScreenshot", format="png")["data"]))
 
 
 @pytest.fixture(scope="module")
