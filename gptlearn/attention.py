@@ -100,9 +100,7 @@ def _learns_in_16_bits_on_cpu(q):
 
 # %% ../nbs/04_attention.ipynb #5ae0f4cd
 class KVCache:
-    """Room for the keys and values of every layer, allocated once. A token's column is its position.
-
-    So a query at position p may look at columns 0 to p, and to forget a text's end is to lower its length."""
+    "Room for the keys and values of every layer, allocated once. A token's column is its position."
     def __init__(self,
         n_layer: int,
         batch_size: int,  # B
@@ -127,14 +125,16 @@ class KVCache:
         "The share of layer `i`, which its attention takes as `cache`."
         return LayerCache(self, i)
 
-    def positions(self,
-        T: int,  # new tokens a row
-    ) -> Tensor:  # (T,), or (B, T) if the rows are of different lengths
-        "Where the next `T` tokens stand."
-        if self.lengths is None: return torch.arange(self.length, self.length + T, device=self.k.device)
-        return self.lengths[:, None] + torch.arange(T, device=self.k.device)
-
 # %% ../nbs/04_attention.ipynb #28cc94e6
+@patch
+def positions(self: KVCache,
+    T: int,  # new tokens a row
+) -> Tensor:  # (T,), or (B, T) if the rows are of different lengths
+    "Where the next `T` tokens stand."
+    if self.lengths is None: return torch.arange(self.length, self.length + T, device=self.k.device)
+    return self.lengths[:, None] + torch.arange(T, device=self.k.device)
+
+# %% ../nbs/04_attention.ipynb #641ac0a9
 @patch
 def advance(self: KVCache,
     T: int | Tensor,  # how many tokens are new: in every row, or (B,) in each
@@ -148,7 +148,7 @@ def advance(self: KVCache,
                          "set_length() or reset() forgets some, a longer cache holds more")
     self.length, self.lengths = length, lengths if isinstance(lengths, Tensor) else None
 
-
+# %% ../nbs/04_attention.ipynb #5244bb57
 @patch
 def set_length(self: KVCache,
     length: int | Tensor,  # for every row, or (B,) for each: at most what is stored there
@@ -233,39 +233,43 @@ class CausalSelfAttention(nn.Module):
         self.qkv = Linear(d_model, (n_head + 2 * n_kv_head) * d_head, bias)  # rows: all queries, keys, values
         self.out = Linear(n_head * d_head, d_model, bias)
         self.dropout, self.rope, self.q_norm, self.k_norm = Dropout(dropout), rope, q_norm, k_norm
-    def forward(self,
-        x: Tensor,  # (B, T, C) activations
-        positions: Tensor | None = None,  # (T,), or (B, T) where rows differ; None: on from the cache's length
-        cache: LayerCache | None = None,  # this layer's share of a KVCache, which the caller advances
-    ) -> Tensor:  # (B, T, C)
-        if x.ndim != 3: raise ValueError(f"x has shape {tuple(x.shape)}: give (B, T, C), as x[None]")
-        (B, T, _), H, H_kv = x.shape, self.n_head, self.n_kv_head
-        heads = self.qkv(x).view(B, T, -1, self.d_head).transpose(1, 2)
-        q, k, v = heads.split((H, H_kv, H_kv), dim=1)  # (B, heads, T, D) each
-        if self.q_norm is not None: q = self.q_norm(q)
-        if self.k_norm is not None: k = self.k_norm(k)
-        ragged = cache is not None and cache.cache.lengths is not None  # rows of different lengths
-        if positions is None and (ragged or self.rope is not None): positions = _following(x, cache)
-        if self.rope is not None: q, k = _turn(self.rope, q, k, positions)
-        if not ragged: positions = None  # below they mean columns
-        if cache is not None: k, v = cache.update(k, v, positions)  # and the past's
-        y = causal_attention(q, k, v, self.dropout.p if self.training else 0.0, positions)  # (B, H, T, D)
-        return self.dropout(self.out(y.transpose(1, 2).reshape(B, T, -1)))
 
 # %% ../nbs/04_attention.ipynb #4352caaf
+@patch
+def forward(self: CausalSelfAttention,
+    x: Tensor,  # (B, T, C) activations
+    positions: Tensor | None = None,  # (T,), or (B, T) where rows differ; None: on from the cache's length
+    cache: LayerCache | None = None,  # this layer's share of a KVCache, which the caller advances
+) -> Tensor:  # (B, T, C)
+    "What each token takes from itself and the tokens before it; ValueError if `x` is no (B, T, C)."
+    if x.ndim != 3: raise ValueError(f"x has shape {tuple(x.shape)}: give (B, T, C), as x[None]")
+    (B, T, _), H, H_kv = x.shape, self.n_head, self.n_kv_head
+    heads = self.qkv(x).view(B, T, -1, self.d_head).transpose(1, 2)
+    q, k, v = heads.split((H, H_kv, H_kv), dim=1)  # (B, heads, T, D) each
+    if self.q_norm is not None: q = self.q_norm(q)
+    if self.k_norm is not None: k = self.k_norm(k)
+    ragged = cache is not None and cache.cache.lengths is not None  # rows of different lengths
+    if positions is None and (ragged or self.rope is not None): positions = _following(x, cache)
+    if self.rope is not None: q, k = _turn(self.rope, q, k, positions)
+    if not ragged: positions = None  # below they mean columns
+    if cache is not None: k, v = cache.update(k, v, positions)  # and the past's
+    y = causal_attention(q, k, v, self.dropout.p if self.training else 0.0, positions)  # (B, H, T, D)
+    return self.dropout(self.out(y.transpose(1, 2).reshape(B, T, -1)))
+
+# %% ../nbs/04_attention.ipynb #70604a3d
 def _following(x, cache):
     "The positions of `x`: from 0, or on from what is stored."
     T = x.shape[1]
     return torch.arange(T, device=x.device) if cache is None else cache.positions(T)
 
-
+# %% ../nbs/04_attention.ipynb #799ab170
 def _turn(rope, q, k, positions):
     "Queries and keys, turned by their positions."
     if q.shape[2] > 1: return rope(q, positions), rope(k, positions)
     both = rope(torch.cat((q, k), dim=1), positions)  # for a single token a call costs more than its numbers
     return both.split((q.shape[1], k.shape[1]), dim=1)
 
-
+# %% ../nbs/04_attention.ipynb #7fb7f0bd
 def _share(whole, whole_name, parts, parts_name):
     "whole / parts, or a ValueError that lists what would do."
     if parts >= 1 and whole % parts == 0: return whole // parts
