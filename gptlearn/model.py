@@ -57,12 +57,14 @@ def _one_of(field, value, allowed):
     if isinstance(value, str) and value in allowed: return
     raise ValueError(f"{field}={value!r} is not known: choose one of {', '.join(map(repr, allowed))}")
 
+# %% ../nbs/06_model.ipynb #80b24129
 def _whole(cfg, names):
     for field in names.split():
         value = getattr(cfg, field)
         if isinstance(value, int) and not isinstance(value, bool) and value >= 1: continue
         raise ValueError(f"{field}={value!r} must be a whole number of at least 1: give an int, such as 4")
 
+# %% ../nbs/06_model.ipynb #f2479f0b
 _numbers = {"dropout": "at least 0 and below 1: 0.0 turns it off", "rope_base": "above 0 and finite: 10000.0 is usual",
             "norm_eps": "above 0 and finite: None takes the usual one",
             "logit_soft_cap": "above 0 and finite: None leaves the logits alone, 30.0 is Gemma 2's",
@@ -73,7 +75,7 @@ def _number(field, value):
     if number and (0 <= value < 1 if field == "dropout" else 0 < value < float("inf")): return
     raise ValueError(f"{field}={value!r} must be a number {_numbers[field]}")
 
-# %% ../nbs/06_model.ipynb #80b24129
+# %% ../nbs/06_model.ipynb #9971032b
 def _share_of(cfg):
     "d_head, if the channels can be shared out among the heads."
     if cfg.d_model % cfg.n_head == 0: return cfg.d_model // cfg.n_head
@@ -81,6 +83,7 @@ def _share_of(cfg):
     raise ValueError(f"n_head={cfg.n_head} does not divide d_model={cfg.d_model}: choose n_head from {heads}, "
                      "or set d_head")
 
+# %% ../nbs/06_model.ipynb #3001aa4c
 def _check_each(cfg):
     "The fields that have no default to work out."
     _whole(cfg, "vocab_size context_length n_layer n_head d_model")
@@ -92,6 +95,7 @@ def _check_each(cfg):
         if not isinstance(value := getattr(cfg, field), bool):
             raise ValueError(f"{field}={value!r} is neither yes nor no: give True or False")
 
+# %% ../nbs/06_model.ipynb #16e249f8
 def _check_together(cfg):
     _whole(cfg, "n_kv_head d_head d_ff")
     if cfg.n_head % cfg.n_kv_head:
@@ -107,7 +111,7 @@ def _check_together(cfg):
         value = getattr(cfg, field)
         if value is not None or field != "logit_soft_cap": _number(field, value)
 
-# %% ../nbs/06_model.ipynb #f2479f0b
+# %% ../nbs/06_model.ipynb #7726d8b5
 @dataclass
 class GPTConfig:
     "Every choice that shapes a `GPT`; an impossible one raises `ValueError` with field, value, rule and remedy."
@@ -134,19 +138,24 @@ class GPTConfig:
 
     def __post_init__(self):
         _check_each(self)
-        if self.n_kv_head is None: self.n_kv_head = self.n_head
-        if self.norm_eps is None: self.norm_eps = 1e-6 if self.norm == "rmsnorm" else 1e-5
-        if self.d_head is None: self.d_head = _share_of(self)
-        if self.d_ff is None:
-            self.d_ff = 4 * self.d_model
-            if self.activation == "swiglu": self.d_ff = -(-8 * self.d_model // (3 * 64)) * 64
+        _fill_in(self)
         _check_together(self)
+
+# %% ../nbs/06_model.ipynb #69eb7c2c
+def _fill_in(cfg):
+    if cfg.n_kv_head is None: cfg.n_kv_head = cfg.n_head
+    if cfg.norm_eps is None: cfg.norm_eps = 1e-6 if cfg.norm == "rmsnorm" else 1e-5
+    if cfg.d_head is None: cfg.d_head = _share_of(cfg)
+    if cfg.d_ff is None:
+        cfg.d_ff = 4 * cfg.d_model
+        if cfg.activation == "swiglu": cfg.d_ff = -(-8 * cfg.d_model // (3 * 64)) * 64
 
 # %% ../nbs/06_model.ipynb #3bcf57d5
 def _norm(cfg):
     if cfg.norm == "rmsnorm": return RMSNorm(cfg.d_model, cfg.norm_eps)
     return LayerNorm(cfg.d_model, cfg.norm_eps, cfg.bias)
 
+# %% ../nbs/06_model.ipynb #79c443ce
 def _block(cfg, rope):
     q_norm, k_norm = [RMSNorm(cfg.d_head, cfg.norm_eps) if cfg.qk_norm else None for _ in range(2)]
     attention = CausalSelfAttention(cfg.d_model, cfg.n_head, cfg.n_kv_head, cfg.d_head, cfg.dropout,
@@ -177,12 +186,14 @@ class GPT(nn.Module):
         self.activation_checkpointing = False  # True: in training, backward computes each block once more
         self.init_weights()
 
-    def init_weights(self):
-        "Matrices from N(0, init_std); those that write into the stream smaller, as `residual_init` says."
-        share = dict(scaled=(2 * self.cfg.n_layer) ** -0.5, plain=1.0, zero=0.0)[self.cfg.residual_init]
-        for name, p in ((n, p) for n, p in self.named_parameters() if p.ndim > 1):
-            writes = name.endswith(("attention.out.weight", "feed_forward.down.weight"))
-            nn.init.normal_(p, std=self.cfg.init_std * (share if writes else 1.0))
+# %% ../nbs/06_model.ipynb #6aadb114
+@patch
+def init_weights(self: GPT):
+    "Matrices from N(0, init_std); those that write into the stream smaller, as `residual_init` says."
+    share = dict(scaled=(2 * self.cfg.n_layer) ** -0.5, plain=1.0, zero=0.0)[self.cfg.residual_init]
+    for name, p in ((n, p) for n, p in self.named_parameters() if p.ndim > 1):
+        writes = name.endswith(("attention.out.weight", "feed_forward.down.weight"))
+        nn.init.normal_(p, std=self.cfg.init_std * (share if writes else 1.0))
 
 # %% ../nbs/06_model.ipynb #2246e840
 def _check_input(cfg, ids, cache, lengths):
@@ -198,7 +209,10 @@ def _check_input(cfg, ids, cache, lengths):
                               or cache.k.shape[1] != B):
         raise ValueError(f"the cache's keys {tuple(cache.k.shape)} do not fit this model and {B} rows: "
                          f"make it with model.new_cache(batch_size={B})")
-    if lengths is None: return
+    if lengths is not None: _check_lengths(lengths, B, T)
+
+# %% ../nbs/06_model.ipynb #936908a3
+def _check_lengths(lengths, B, T):
     if not isinstance(lengths, Tensor) or lengths.shape != (B,) or lengths.dtype not in (torch.int64, torch.int32):
         raise ValueError(f"lengths={lengths} must be a tensor ({B},) of whole numbers, one for each row of ids")
     if ((lengths < 0) | (lengths > T)).any():
@@ -335,7 +349,7 @@ class Memory:
 
 # %% ../nbs/06_model.ipynb #0d6b423c
 def _kept(c, w, f, table):
-    """Bytes a token that a block leaves for backward, and the last norm: `w` a number, `f` where it is float32;
+    """Bytes a token that a block leaves for backward, and the last norm: `w` bytes a number, `f` where it is float32;
     `table`: the context on a CPU, else 0."""
     q, kv, again = c.n_head * c.d_head, c.n_kv_head * c.d_head, c.qk_norm or c.position == "rope"
     norm = f * c.d_model * (2 if c.norm == "rmsnorm" else 1) + w * c.d_model
@@ -346,6 +360,7 @@ def _kept(c, w, f, table):
     if not c.dropout: return block, norm
     return block + 2 * c.d_model + 3 * f * c.n_head * table, norm + c.d_model         # masks, a byte each
 
+# %% ../nbs/06_model.ipynb #2eb36705
 def _passing(c, w, stream):
     "Bytes a token at the widest moment of a block without gradients: in attention or in the feed-forward."
     q, kv = c.n_head * c.d_head, c.n_kv_head * c.d_head
@@ -354,11 +369,38 @@ def _passing(c, w, stream):
     neurons = stream * c.d_model + w * c.d_ff * {"swiglu": 3, "relu2": 3}.get(c.activation, 2)
     return stream * c.d_model + w * c.d_model + max(heads, neurons)
 
+# %% ../nbs/06_model.ipynb #eebc374b
 def _again(c, w, stream, block):
     "Bytes a token of one block computed again: what it keeps, and the gradients of its output and neurons."
     return block + stream + w * c.d_ff * (2 if c.activation == "swiglu" else 1)
 
-# %% ../nbs/06_model.ipynb #2eb36705
+# %% ../nbs/06_model.ipynb #2375a422
+def _check_memory(c, batch_size, T, autocast):
+    for name, n, most in (("batch_size", batch_size, math.inf), ("context_length", T, c.context_length)):
+        if isinstance(n, int) and 1 <= n <= most: continue
+        raise ValueError(f"{name}={n!r} must be a whole number from 1 to {most}: give an int")
+    if autocast not in (None, torch.bfloat16, torch.float16):
+        raise ValueError(f"autocast={autocast!r} is not known: choose torch.bfloat16, torch.float16 or None")
+
+# %% ../nbs/06_model.ipynb #561217f0
+def _peak_forward(c, w, stream):
+    "Bytes a token at the peak without gradients, in the blocks or in the logits: (activations, logits)."
+    block, logits = _passing(c, w, stream), w * c.vocab_size * (1 if c.logit_soft_cap is None else 3)
+    return (block, 0) if block > w * c.d_model + logits else (w * c.d_model, logits)
+
+# %% ../nbs/06_model.ipynb #4cea3822
+def _peak_training(c, w, f, stream, table, checkpointing):
+    "Bytes a token in training: what blocks and logits keep, and the gradients with which backward begins."
+    block, norm = _kept(c, w, f, table)
+    short = f * (w < f)                                                # 16-bit logits are widened for the loss
+    logits = c.vocab_size * (w * (1 if c.logit_soft_cap is None else 2) + f + short)
+    start = c.vocab_size * (2 * f - short)
+    if not checkpointing: return c.n_layer * block + norm, logits, start
+    gone = norm + logits + start - w * c.vocab_size                    # by the time that blocks are computed again
+    again = _again(c, w, c.d_model * stream, block)
+    return c.n_layer * c.d_model * stream + norm + max(0, again - gone), logits, start
+
+# %% ../nbs/06_model.ipynb #11960a9e
 @patch
 def memory(self: GPT,
     batch_size: int = 1,                   # B, texts at a time
@@ -373,27 +415,17 @@ def memory(self: GPT,
     Raises `ValueError` for a size that is no whole number of at least 1, a context too long, another dtype."""
     c, own = self.cfg, self.head.weight.element_size()
     T = c.context_length if context_length is None else context_length
-    for name, n, most in (("batch_size", batch_size, math.inf), ("context_length", T, c.context_length)):
-        if isinstance(n, int) and 1 <= n <= most: continue
-        raise ValueError(f"{name}={n!r} must be a whole number from 1 to {most}: give an int")
-    if autocast not in (None, torch.bfloat16, torch.float16):
-        raise ValueError(f"autocast={autocast!r} is not known: choose torch.bfloat16, torch.float16 or None")
+    _check_memory(c, batch_size, T, autocast)
     w = own if autocast is None else autocast.itemsize
-    f, capped = max(4, w), c.logit_soft_cap is not None
-    tokens, numbers = batch_size * T, sum(p.nbytes for p in self.parameters())
+    f = max(4, w)
+    stream, tokens = own if autocast is None else f, batch_size * T
+    numbers = sum(p.nbytes for p in self.parameters())
     held = numbers + sum(b.nbytes for b in self.buffers())
     if w != own: held += w * sum(m.weight.numel() for m in self.modules() if isinstance(m, Linear))
     if not training:
-        block, logits = _passing(c, w, own if autocast is None else f), w * c.vocab_size * (3 if capped else 1)
-        block, logits = (block, 0) if block > w * c.d_model + logits else (w * c.d_model, logits)
+        block, logits = _peak_forward(c, w, stream)
         cache = 2 * c.n_layer * batch_size * c.n_kv_head * c.context_length * c.d_head * own
         return Memory(held, 0, 0, tokens * block, tokens * logits, cache)
-    block, norm = _kept(c, w, f, T * (self.head.weight.device.type == "cpu"))
-    short = f * (w < f)                                                # 16-bit logits are widened for the loss
-    logits, start = c.vocab_size * (w * (1 + capped) + f + short), c.vocab_size * (2 * f - short)
-    kept = c.n_layer * block + norm
-    if self.activation_checkpointing:
-        stream = c.d_model * (own if autocast is None else f)
-        gone = norm + logits + start - w * c.vocab_size                # by the time that blocks are computed again
-        kept = c.n_layer * stream + norm + max(0, _again(c, w, stream, block) - gone)
+    table = T * (self.head.weight.device.type == "cpu")
+    kept, logits, start = _peak_training(c, w, f, stream, table, self.activation_checkpointing)
     return Memory(held, numbers + tokens * start, 2 * numbers, tokens * kept, tokens * logits, 0)
