@@ -70,6 +70,7 @@ def relu(
     "`x` where it is positive, else 0."
     return F.relu(x)
 
+# %% ../nbs/05_block.ipynb #31df2229
 def relu2(
     x: Tensor,  # any shape
 ) -> Tensor:  # same shape
@@ -79,6 +80,7 @@ def relu2(
     """
     return F.relu(x).square()
 
+# %% ../nbs/05_block.ipynb #8303d3f6
 def silu(
     x: Tensor,  # any shape
 ) -> Tensor:  # same shape
@@ -106,6 +108,7 @@ def gelu(
 activations = {"gelu": gelu, "gelu_tanh": partial(gelu, approximate="tanh"), "relu": relu, "relu2": relu2,
                "silu": silu}
 
+# %% ../nbs/05_block.ipynb #a0cfb76f
 class FeedForward(nn.Module):
     """Up to `d_ff` neurons, through the activation and down again, for each token alone.
 
