@@ -105,6 +105,7 @@ def _draw(logits, u, temperature=1.0, top_k=None, top_p=None, min_p=None):
     _refuse_nan(witness)
     return ids
 
+# %% ../nbs/07_generate.ipynb #6efca059
 def _refuse_nan(witness):
     "A number of each row will do: one nan among the logits makes all probabilities nan."
     if all(map(math.isfinite, witness.tolist())): return
@@ -155,6 +156,7 @@ def _read(
 # %% ../nbs/07_generate.ipynb #8032cf3a
 def _row_seed(seed, row): return (seed + row * 0x9E3779B9) % 2**32  # torch looks at 32 bits of it
 
+# %% ../nbs/07_generate.ipynb #880a2f77
 def _darts(B, seed):
     "Darts (B, 1), step after step, for ever; without a seed from torch's own generator."
     def throw(*shape, **luck): return torch.rand(*shape, dtype=torch.float64, **luck)
@@ -201,6 +203,7 @@ def _write(model, prompts, max_new_tokens, temperature=1.0, top_k=None, top_p=No
             columns.append(ids)
             yield ids, logits
 
+# %% ../nbs/07_generate.ipynb #ee8d926d
 def _joined(texts, columns):
     "Each text with its new ids."
     return [torch.cat(both) for both in zip(texts, torch.stack(columns, 1))] if columns else texts
@@ -223,6 +226,7 @@ def _as_texts(ids, V, device):
     _known("ids", every.min().item(), every.max().item(), V)
     return [text.long() for text in texts]
 
+# %% ../nbs/07_generate.ipynb #6f3d9b9d
 def _known(name, low, high, V):
     if low >= 0 and high < V: return
     raise ValueError(f"{name} holds {low if low < 0 else high}, and the model knows 0 to {V - 1}: "
@@ -330,6 +334,7 @@ def _pieces(model, tokenizer, prompts, max_new_tokens, stop,
     steps = torch.inference_mode()(_write)(model, ids, max(ends), **options)
     return _spoken(steps, tokenizer, [_Text(stops) for _ in prompts], ends)
 
+# %% ../nbs/07_generate.ipynb #037693b5
 def _spoken(steps, tokenizer, texts, ends):
     for step, (new, _) in enumerate(steps, 1):
         for row, id in enumerate(new.tolist()):
