@@ -8,6 +8,7 @@ __all__ = ['Embedding', 'Linear', 'LearnedPositions', 'sinusoidal_positions', 'S
 # %% ../nbs/03_embeddings.ipynb #ae74eabb
 import math
 import torch
+from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -197,17 +198,6 @@ class RoPE(nn.Module):
             buffer = torch.empty(table.shape, dtype=torch.float32).copy_(table)
             self.register_buffer(name, buffer, persistent=False)
 
-    def forward(self,
-        x: Tensor, # (…, T, D) queries or keys, for attention (B, H, T, D)
-        positions: Tensor, # (T,) integers, or (B, T) where the texts of a batch stand at different places
-    ) -> Tensor: # like x in shape and dtype, computed in float32 (or finer, if x is)
-        positions = _fitted(positions, x, self.d_head)
-        remedy = "shorten the text, or raise context_length"
-        cos, sin = (_rows(table, positions, "position", remedy) for table in (self.cos, self.sin))
-        if self.interleaved: partner = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
-        else: partner = x.roll(self.d_head // 2, -1)
-        return (x * cos + partner * sin).to(x.dtype)
-
     def _apply(self, fn, *args):  # .to(), .half() and the like: the tables move with the model, but are never rounded
         super()._apply(fn, *args)
         tables = zip((self.cos, self.sin), _cos_sin(*self.settings))
@@ -215,3 +205,17 @@ class RoPE(nn.Module):
         return self
 
     def extra_repr(self): return "context_length={}, d_head={}, base={}, interleaved={}".format(*self.settings)
+
+# %% ../nbs/03_embeddings.ipynb #03ef04a4
+@patch
+def forward(self: RoPE,
+    x: Tensor, # (…, T, D) queries or keys, for attention (B, H, T, D)
+    positions: Tensor, # (T,) integers, or (B, T) where the texts of a batch stand at different places
+) -> Tensor: # like x in shape and dtype, computed in float32 (or finer, if x is)
+    "Turn the pairs of `x`; ValueError where shapes do not fit, or a position lies past the context."
+    positions = _fitted(positions, x, self.d_head)
+    remedy = "shorten the text, or raise context_length"
+    cos, sin = (_rows(table, positions, "position", remedy) for table in (self.cos, self.sin))
+    if self.interleaved: partner = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+    else: partner = x.roll(self.d_head // 2, -1)
+    return (x * cos + partner * sin).to(x.dtype)
