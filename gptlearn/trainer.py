@@ -26,6 +26,7 @@ from io import BytesIO
 from pathlib import Path
 from statistics import median
 
+# %% ../nbs/10_trainer.ipynb #d0e70af7
 import numpy as np
 import torch
 import yaml
@@ -179,14 +180,24 @@ class Strategy:
     def whole(self, model: GPT):
         "Around what uses the model, which it gives, outside of training."
         return nullcontext(model)
-    def evaluate(self, model: GPT, data: Prepared, batch_size: int, max_tokens: int | None) -> Score:
-        return evaluate(model, data.tokenizer, data, batch_size, max_tokens)
-    def save(self, trainer): save_checkpoint(trainer)
-    def load(self, trainer) -> dict:
-        "The newest whole checkpoint goes into the trainer; what JSON held of it comes back."
-        tensors, state = find_checkpoint(trainer.run_dir)
-        set_trainer_state(trainer, tensors, state)
-        return state
+
+# %% ../nbs/10_trainer.ipynb #fc062bc2
+@patch
+def evaluate(self: Strategy, model: GPT, data: Prepared, batch_size: int, max_tokens: int | None) -> Score:
+    "As the function `evaluate`."
+    return evaluate(model, data.tokenizer, data, batch_size, max_tokens)
+
+@patch
+def save(self: Strategy, trainer):
+    "Writes a checkpoint."
+    save_checkpoint(trainer)
+
+@patch
+def load(self: Strategy, trainer) -> dict:
+    "The newest whole checkpoint goes into the trainer; what JSON held of it comes back."
+    tensors, state = find_checkpoint(trainer.run_dir)
+    set_trainer_state(trainer, tensors, state)
+    return state
 
 # %% ../nbs/10_trainer.ipynb #57e52863
 class Trainer:
@@ -201,10 +212,7 @@ class Trainer:
     ):
         self.cfg, eot = replace(cfg or TrainConfig()), data.tokenizer.eot
         self.strategy = strategy or Strategy()
-        if model.cfg.vocab_size < data.tokenizer.vocab_size:
-            n = data.tokenizer.vocab_size
-            raise ValueError(f"vocab_size={model.cfg.vocab_size} of the model is below the tokenizer's {n}: "
-                             f"build the model with vocab_size={n}")
+        _check_vocab_size(model, data.tokenizer)
         self.batches = TokenBatches(data.train, self.cfg.batch_size, model.cfg.context_length, self.cfg.seed,
                                     eot if self.cfg.from_start else None)
         self.prompt = [eot, *data.tokenizer.encode(self.cfg.sample_prompt)]
@@ -217,21 +225,23 @@ class Trainer:
         self.autocast = nullcontext() if dtype == torch.float32 else torch.autocast(self.device.type, dtype)
         self.scaler = torch.amp.GradScaler(self.device.type) if dtype == torch.float16 else None
         self.run_dir = None if run_dir is None else Path(run_dir)
-        self.callbacks = default_callbacks() if callbacks is None else list(callbacks)
-        if self.cfg.early_stopping: _add(self.callbacks, EarlyStopping, self.cfg.early_stopping)
-        if self.cfg.stats_every: _add(self.callbacks, Stats, self.cfg.stats_every)
-        if self.strategy.rank: self.callbacks = [c for c in self.callbacks if c.everywhere]
-        self.callback_states = {}           # of callbacks that a checkpoint had and that are not here (yet)
-        self.step, self.seconds = 0, 0.0    # optimizer steps done, seconds spent, over all resumes
-        self.skipped = 0                    # of these steps, those whose float16 gradient overflowed
-        self.grad_norm = None               # of the newest step that was not skipped
-        self.history, self.recent = [], []  # lines of metrics.jsonl; (loss, seconds) of steps since the last
-        self.score, self.sample = None, ""  # the newest validation `Score`, the newest sample
-        self.best = None                    # dict(step, val_loss) of the best evaluation of the fixed part
-        self.plateau = None                 # `CosinePlateau`, while it runs by that schedule
-        self.rng = None                     # random state between two calls of `fit`
-        self.stopping = False               # a callback sets it to end the run after this step
-        self.ended = False                  # a callback of another process has ended the run
+        self.callbacks = _callbacks(self.cfg, callbacks, self.strategy.rank)
+        _nothing_done(self)
+
+# %% ../nbs/10_trainer.ipynb #f65fc0e9
+def _nothing_done(trainer):
+    "The state of a trainer before its first step."
+    trainer.step, trainer.seconds = 0, 0.0    # optimizer steps done, seconds spent, over all resumes
+    trainer.skipped = 0                       # of these steps, those whose float16 gradient overflowed
+    trainer.grad_norm = None                  # of the newest step that was not skipped
+    trainer.history, trainer.recent = [], []  # lines of metrics.jsonl; (loss, seconds) of steps since the last
+    trainer.score, trainer.sample = None, ""  # the newest validation `Score`, the newest sample
+    trainer.best = None                       # dict(step, val_loss) of the best evaluation of the fixed part
+    trainer.plateau = None                    # `CosinePlateau`, while it runs by that schedule
+    trainer.rng = None                        # random state between two calls of `fit`
+    trainer.callback_states = {}              # of callbacks that a checkpoint had and that are not here (yet)
+    trainer.stopping = False                  # a callback sets it to end the run after this step
+    trainer.ended = False                     # a callback of another process has ended the run
 
 # %% ../nbs/10_trainer.ipynb #b0ed5d3b
 @patch(as_prop=True)
@@ -256,6 +266,19 @@ def _dtype(trainer):
     if trainer.cfg.dtype != "auto": return getattr(torch, trainer.cfg.dtype)
     half = trainer.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.bfloat16 if half else torch.float32
+
+# %% ../nbs/10_trainer.ipynb #8a779aae
+def _check_vocab_size(model, tokenizer):
+    has, n = model.cfg.vocab_size, tokenizer.vocab_size
+    if has >= n: return
+    raise ValueError(f"vocab_size={has} of the model is below the tokenizer's {n}: build the model with vocab_size={n}")
+
+def _callbacks(cfg, callbacks, rank):
+    "Those given or the usual ones, and those that the settings ask for; of these what this process calls."
+    callbacks = default_callbacks() if callbacks is None else list(callbacks)
+    if cfg.early_stopping: _add(callbacks, EarlyStopping, cfg.early_stopping)
+    if cfg.stats_every: _add(callbacks, Stats, cfg.stats_every)
+    return [callback for callback in callbacks if callback.everywhere] if rank else callbacks
 
 def _add(callbacks, kind, every):
     "The settings ask for this one; it comes first, so that the others find what it says."
@@ -322,6 +345,7 @@ def _remedy(trainer):
     if last: return f"resume from the last good checkpoint, {last}"
     return "start again, for there is no checkpoint yet"
 
+# %% ../nbs/10_trainer.ipynb #ead84535
 def _local(t): return t.to_local() if hasattr(t, "to_local") else t    # what this process has of it
 
 def _some(names):
@@ -391,6 +415,7 @@ def fit(self: Trainer) -> Trainer:
         finally: self.call("cleanup")
     return self
 
+# %% ../nbs/10_trainer.ipynb #e7d9c81b
 @patch
 def one_round(self: Trainer):
     "A step, and what is due after it."
@@ -402,7 +427,7 @@ def one_round(self: Trainer):
     if self.finished and self.part(True) > self.part(): self.validate(whole=True)
     self.call("after_step")
 
-# %% ../nbs/10_trainer.ipynb #e7d9c81b
+# %% ../nbs/10_trainer.ipynb #60956044
 @patch
 def call(self: Trainer, moment: str):
     "Lets every callback act, in their order; of several processes, one that ends the run ends it for all."
@@ -411,6 +436,7 @@ def call(self: Trainer, moment: str):
     ended = any(callback.ended for callback in self.callbacks)
     self.stopping, self.ended = (self.strategy.mean(float(flag)) > 0 for flag in (self.stopping, ended))
 
+# %% ../nbs/10_trainer.ipynb #3efc6e04
 @patch
 def begin(self: Trainer):
     "Fills in what the settings left open, and starts clock and random numbers."
@@ -430,13 +456,14 @@ def begin(self: Trainer):
     _give_back(self)
     self.rng, self.stopping, self.ended, self.started = None, False, False, time.perf_counter() - self.seconds
 
-# %% ../nbs/10_trainer.ipynb #60956044
+# %% ../nbs/10_trainer.ipynb #2596d8ad
 def _plateau(cfg, state=None):
     "The schedule that knows when to end; with `state`, where it stood, perhaps with other `steps`."
     plateau = CosinePlateau(1.0, cfg.lr_final, max(1, round(cfg.warmup * cfg.steps)), cfg.steps)
     if state: plateau.load_state_dict({**state, "end": max(state["end"], cfg.steps)})
     return plateau
 
+# %% ../nbs/10_trainer.ipynb #fb3b0bb9
 def _named(callbacks):
     "Each callback under the name of its class; of a second of one class a number follows."
     named = {}
@@ -465,6 +492,7 @@ def _told(trainer):
         if not (isinstance(error, (MemoryError, torch.OutOfMemoryError)) or ended): raise
         raise MemoryError(_lower(trainer)) from error
 
+# %% ../nbs/10_trainer.ipynb #dfa5a823
 def _lower(trainer):
     cfg, T, ways = trainer.cfg, trainer.model.cfg.context_length, []
     world = trainer.strategy.world                                 # processes, which share a batch evenly
@@ -516,6 +544,7 @@ def validate(self: Trainer,
     self.call("after_eval")
     return self.score
 
+# %% ../nbs/10_trainer.ipynb #9d08a29e
 @patch
 def part(self: Trainer,
     whole: bool = False,  # of the last evaluation
@@ -536,6 +565,7 @@ def rng_state() -> dict:  # of plain numbers and text, fit for JSON
     if torch.backends.mps.is_available(): state["mps"] = _hex(torch.mps.get_rng_state())
     return state
 
+# %% ../nbs/10_trainer.ipynb #3de1af9f
 def set_rng_state(state: dict):
     "Puts back what `rng_state` gave."
     version, words, gauss = state["python"]
@@ -546,6 +576,7 @@ def set_rng_state(state: dict):
         torch.cuda.set_rng_state(_bytes(one), device)
     if "mps" in state and torch.backends.mps.is_available(): torch.mps.set_rng_state(_bytes(state["mps"]))
 
+# %% ../nbs/10_trainer.ipynb #d2e71bc9
 def _hex(state): return bytes(state.tolist()).hex()
 def _bytes(text): return torch.tensor(list(bytes.fromhex(text)), dtype=torch.uint8)
 
@@ -565,6 +596,7 @@ class Metrics(Callback):
 # %% ../nbs/10_trainer.ipynb #54ed270e
 def _json_lines(history): return "".join(json.dumps(line) + "\n" for line in history).encode()
 
+# %% ../nbs/10_trainer.ipynb #45d8dafa
 def _append(path, content):
     "Adds to a file; a full disk leaves it as it was, and raises `OSError` in one sentence."
     size = path.stat().st_size if path.exists() else 0
@@ -738,6 +770,7 @@ def _write_checkpoint(trainer, temp, write_tensors=None, **more):
 
 def _state_hash(state): return hashlib.sha256(json.dumps(state).encode()).hexdigest()
 
+# %% ../nbs/10_trainer.ipynb #c17880ba
 def _write_tensors(tensors, temp):
     "model.safetensors and optimizer.safetensors; returns their hashes."
     for part in ("model", "optimizer"):
@@ -752,6 +785,7 @@ def _save_tensors(tensors, path):
         if number is None: raise
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
 
+# %% ../nbs/10_trainer.ipynb #d317a3de
 def _not_saved(trainer, error):
     last = _last_whole(trainer.run_dir)
     where = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
@@ -788,6 +822,7 @@ def read_checkpoint(
         else: tensors |= {prefix + name: t for name, t in load_file(folder / file).items()}
     return tensors | _joined(shards, model_only), state
 
+# %% ../nbs/10_trainer.ipynb #79388c5b
 def _checked_state(folder, model_only=False):
     "state.json of a checkpoint, once it and all files that it names are found to be what was saved."
     try: state = json.loads((folder / "state.json").read_text())
@@ -841,6 +876,7 @@ def find_checkpoint(
     raise ValueError(f"{run_dir} has no whole checkpoint that was {wanted}: "
                      "choose another one, another run, or train again")
 
+# %% ../nbs/10_trainer.ipynb #76c4eb97
 def _by_loss(run_dir):
     "The checkpoints that were evaluated on as many tokens as the newest such one, the best first."
     figures = {}
@@ -857,7 +893,7 @@ def _last_whole(run_dir):
         except ValueError: continue
         return folder
 
-# %% ../nbs/10_trainer.ipynb #76c4eb97
+# %% ../nbs/10_trainer.ipynb #da8896ed
 class Checkpoint(Callback):
     """Saves the settings and the tokenizer, then a checkpoint at the start, every `cfg.checkpoint_every`
     steps, at each new best and at the end."""
@@ -875,12 +911,6 @@ class Checkpoint(Callback):
         config = dict(model=asdict(trainer.model.cfg), train=asdict(trainer.cfg), data=data)
         write_whole(path, yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
 
-    def clear(self, run_dir):
-        for left in run_dir.glob(".*.part"): left.unlink()               # what a killed process has left
-        for left in (run_dir / "checkpoints").glob(".*"): shutil.rmtree(left)
-        if (run_dir / "config.yaml").exists(): return
-        for old in checkpoints(run_dir): _remove(old)                    # of a run that died before
-
     def after_step(self, trainer):
         best = trainer.best and trainer.best["step"] == trainer.step
         if trainer.run_dir and (best or trainer.step % trainer.cfg.checkpoint_every == 0): self.save(trainer)
@@ -888,15 +918,26 @@ class Checkpoint(Callback):
     def after_fit(self, trainer):
         if trainer.run_dir and self.saved != trainer.step: self.save(trainer)
 
-    def save(self, trainer):
-        for name in ("metrics.jsonl", "samples.txt"):    # no checkpoint may be ahead of what is told about it
-            if (trainer.run_dir / name).exists(): _sync(trainer.run_dir / name)
-        trainer.strategy.save(trainer)
-        self.saved, found = trainer.step, checkpoints(trainer.run_dir)
-        if trainer.strategy.rank: return
-        best = _by_loss(trainer.run_dir)[:1]
-        for old in found[:-trainer.cfg.keep_checkpoints]:
-            if old not in best: _remove(old)
+# %% ../nbs/10_trainer.ipynb #2fed4842
+@patch
+def clear(self: Checkpoint, run_dir):
+    "Removes what a killed process has left in the folder of a run."
+    for left in run_dir.glob(".*.part"): left.unlink()
+    for left in (run_dir / "checkpoints").glob(".*"): shutil.rmtree(left)
+    if (run_dir / "config.yaml").exists(): return
+    for old in checkpoints(run_dir): _remove(old)        # of a run that died before it had begun
+
+@patch
+def save(self: Checkpoint, trainer):
+    "Writes a checkpoint, then removes those that need not stay."
+    for name in ("metrics.jsonl", "samples.txt"):        # no checkpoint may be ahead of what is told about it
+        if (trainer.run_dir / name).exists(): _sync(trainer.run_dir / name)
+    trainer.strategy.save(trainer)
+    self.saved, found = trainer.step, checkpoints(trainer.run_dir)
+    if trainer.strategy.rank: return
+    best = _by_loss(trainer.run_dir)[:1]
+    for old in found[:-trainer.cfg.keep_checkpoints]:
+        if old not in best: _remove(old)
 
 # %% ../nbs/10_trainer.ipynb #f1d67749
 def load_run(
@@ -1129,6 +1170,7 @@ def activation(self: Stats, trainer, name):
         if name not in found: found[name] = _sizes([output])      # of the step's first batch
     return record
 
+# %% ../nbs/10_trainer.ipynb #d9e9ce54
 @patch
 def gradient(self: Stats, trainer):
     "Before the step: the gradients, and a copy of the weights."
