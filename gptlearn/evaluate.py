@@ -289,6 +289,7 @@ def _whole_characters(tokenizer, tokens):
         first, text = i + 1, ""
     if first < len(tokens): yield first, len(tokens), text + decoder.decode(b"", True)
 
+# %% ../nbs/08_evaluate.ipynb #e685f277
 def _visible(text):
     "Control characters as signs; a line's end stays one, after its sign."
     def sign(c):
@@ -298,6 +299,7 @@ def _visible(text):
         return chr(0x2400 + ord(c)) if c < " " else "␡" if c == "\x7f" else "�"
     return "".join(map(sign, text))
 
+# %% ../nbs/08_evaluate.ipynb #6928fc6c
 def _token_text(tokenizer, id):
     try: raw = tokenizer.token_bytes(id)
     except ValueError: return f"id {id}"          # a model may have more ids than its tokenizer
@@ -401,20 +403,25 @@ def surprise(
     if not 0 <= k < model.cfg.vocab_size:
         raise ValueError(f"k={k} must be from 0 to {model.cfg.vocab_size - 1}: 3 shows three others")
     tokens = _ids_of(model, tokenizer, data, batch_size, max_tokens, stride)
-    nats = torch.full((len(tokens),), math.nan)
-    p, ids = torch.zeros(len(tokens), k + 1), torch.zeros(len(tokens), k + 1, dtype=torch.long)
-    for logits, y, starts in _scored(model, _windows(model, tokenizer, tokens, stride), batch_size):
-        new = (y != -100)
-        places = (starts[:, None] + torch.arange(y.shape[1]))[new.cpu()]
-        log_p = logits[new].float().log_softmax(-1)                           # (n, V)
-        nats[places] = -log_p.gather(-1, y[new][:, None])[:, 0].cpu()
-        best = log_p.topk(k + 1)
-        p[places], ids[places] = best.values.exp().cpu(), best.indices.cpu()
+    nats, p, ids = _ranked(model, _windows(model, tokenizer, tokens, stride), len(tokens), k + 1, batch_size)
     spans = list(_whole_characters(tokenizer, tokens.tolist()))
     true = _truth(truth, [(text, tokens[i] == tokenizer.eot) for i, _, text in spans])
     return Surprise([Piece(text, nats[i:j].sum().item(), [(_token_text(tokenizer, id), q) for id, q
                            in zip(ids[i].tolist(), p[i].tolist()) if id != tokens[i]][:k], t)
                      for (i, j, text), t in zip(spans, true)])
+
+# %% ../nbs/08_evaluate.ipynb #f043682f
+def _ranked(model, windows, n, k, batch_size):
+    "Of each of `n` tokens the surprise (n,), and the k likeliest there: probabilities and ids, (n, k)."
+    nats, p, ids = torch.full((n,), math.nan), torch.zeros(n, k), torch.zeros(n, k, dtype=torch.long)
+    for logits, y, starts in _scored(model, windows, batch_size):
+        new = (y != -100)
+        places = (starts[:, None] + torch.arange(y.shape[1]))[new.cpu()]
+        log_p = logits[new].float().log_softmax(-1)                           # (new, V)
+        nats[places] = -log_p.gather(-1, y[new][:, None])[:, 0].cpu()
+        best = log_p.topk(k)
+        p[places], ids[places] = best.values.exp().cpu(), best.indices.cpu()
+    return nats, p, ids
 
 # %% ../nbs/08_evaluate.ipynb #b9b1a663
 def _truth(truth, pieces):
@@ -505,14 +512,7 @@ def fit_temperature(
     tokens = _ids_of(model, tokenizer, data, batch_size, max_tokens, stride)
     low, high, beta = 0.01, 100.0, 1.0
     for _ in range(60):
-        slope = curve = 0.0
-        for logits, y, _ in _scored(model, _windows(model, tokenizer, tokens, stride), batch_size):
-            if logits.device.type == "mps": logits, y = logits.cpu(), y.cpu()    # it has no float64
-            z, target = logits[y != -100].double(), y[y != -100]
-            p = (beta * z).softmax(-1)
-            mean = (p * z).sum(-1, keepdim=True)
-            slope += (mean - z.gather(-1, target[:, None])).sum().item()
-            curve += (p * (z - mean) ** 2).sum().item()
+        slope, curve = _slope(model, _windows(model, tokenizer, tokens, stride), batch_size, beta)
         if math.isnan(slope):
             raise ValueError("the model's logits are nan: it has diverged; go back to an earlier checkpoint")
         if slope == 0: break  # all logits are equal, or it is found
@@ -522,6 +522,19 @@ def fit_temperature(
         beta, moved = step, abs(step / beta - 1)
         if moved < 1e-6: break
     return 1 / beta
+
+# %% ../nbs/08_evaluate.ipynb #9b76ee5f
+def _slope(model, windows, batch_size, beta):
+    "First and second derivative of the total loss by beta, at logits times beta."
+    slope = curve = 0.0
+    for logits, y, _ in _scored(model, windows, batch_size):
+        if logits.device.type == "mps": logits, y = logits.cpu(), y.cpu()    # it has no float64
+        z, target = logits[y != -100].double(), y[y != -100]
+        p = (beta * z).softmax(-1)
+        mean = (p * z).sum(-1, keepdim=True)
+        slope += (mean - z.gather(-1, target[:, None])).sum().item()
+        curve += (p * (z - mean) ** 2).sum().item()
+    return slope, curve
 
 # %% ../nbs/08_evaluate.ipynb #d6d85927
 def grammar_share(
