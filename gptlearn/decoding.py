@@ -10,6 +10,7 @@ import copy
 import math
 
 import torch
+from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -71,6 +72,7 @@ def _one_prompt(model, ids, max_new_tokens, stop, seed=None):
     if max_new_tokens < 1: raise ValueError(f"max_new_tokens={max_new_tokens} must be at least 1")
     return texts[0][None], torch.tensor(sorted(stop), device=ids.device)
 
+# %% ../nbs/07b_decoding.ipynb #e1adc4ae
 def _check_search(model, ids, max_new_tokens, n_beams, length_penalty, stop):
     T, L = ids.shape[1], model.cfg.context_length
     if T + max_new_tokens > L:
@@ -107,6 +109,7 @@ def _guess(draft, cache, text, k, chances, draw):
         text = torch.cat((text, draw(q[-1])), 1)
     return text, torch.cat(q)
 
+# %% ../nbs/07b_decoding.ipynb #755f9f01
 def _dice(device, seed):
     dice = torch.Generator(device)
     if seed is None: dice.seed()
@@ -176,7 +179,7 @@ class Int8Linear(nn.Module):
     ):
         super().__init__()
         w = layer.weight.detach().float()
-        scale = w.abs().amax(1).div(127).clamp(min=1e-12).bfloat16()
+        scale = w.abs().amax(1).div(127).clamp(min=1e-12).bfloat16()    # as `to_int8`
         self.register_buffer("weight", (w / scale[:, None]).round().clamp(-127, 127).to(torch.int8))
         self.register_buffer("scale", scale)
         bias = None if layer.bias is None else layer.bias.detach().clone()
@@ -186,23 +189,27 @@ class Int8Linear(nn.Module):
         x: Tensor,      # (…, d_in)
     ) -> Tensor:        # (…, d_out), in the type of x
         if x.is_cpu and hasattr(torch, "_weight_int8pack_mm"):
-            rows = x.reshape(-1, x.shape[-1]).bfloat16()
-            y = torch._weight_int8pack_mm(rows, self.weight, self.scale)
+            y = torch._weight_int8pack_mm(x.reshape(-1, x.shape[-1]).bfloat16(), self.weight, self.scale)
             y = y.to(x.dtype).view(*x.shape[:-1], -1)
         else: y = self.product(x)
         return y if self.bias is None else y + self.bias
-
-    def product(self, x):  # in plain form: widen the weights, multiply
-        return F.linear(x, self.weight.to(x.dtype)) * self.scale.to(x.dtype)
-
-    def extra_repr(self):
-        return f"{self.weight.shape[1]}, {self.weight.shape[0]}, bias={self.bias is not None}, int8"
 
     def _apply(self, fn, *args):  # .half() and the like must not touch the scale, which belongs to the kernel
         scale = self.scale
         super()._apply(fn, *args)
         self.scale = scale.to(self.weight.device)
         return self
+
+# %% ../nbs/07b_decoding.ipynb #7fa92191
+@patch
+def product(self: Int8Linear, x):
+    "The plain form without the bias: widen the weights, multiply."
+    return F.linear(x, self.weight.to(x.dtype)) * self.scale.to(x.dtype)
+
+@patch
+def extra_repr(self: Int8Linear):
+    "What `print` shows."
+    return f"{self.weight.shape[1]}, {self.weight.shape[0]}, bias={self.bias is not None}, int8"
 
 # %% ../nbs/07b_decoding.ipynb #770ee847
 def quantize(
