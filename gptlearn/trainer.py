@@ -46,7 +46,7 @@ from .optim import (SGD, AdamW, CosinePlateau, Muon, clip_grad_norm, param_group
 # %% ../nbs/10_trainer.ipynb #28320289
 @dataclass
 class TrainConfig:
-    "How a run goes (what the model is stands in `GPTConfig`); an impossible value raises `ValueError`."
+    "How a run goes (`GPTConfig` says what the model is); an impossible value raises `ValueError`."
     steps: int | None = None             # optimizer steps; None: as many as fit into `minutes`
     minutes: float | None = None         # wall-clock budget, used where `steps` is None; None: 2
     batch_size: int = 32                 # sequences in a forward pass
