@@ -51,26 +51,29 @@ class Corpus:
     split: str = ""  # how it was divided into the two
     clean: tuple[str, ...] = ()  # the steps of `cleaning` that were done
 
-    @property
-    def fingerprint(self) -> str:
-        "Twelve hex digits that change when any document does."
-        digest, known = hashlib.sha256(), {}
-        for split in (self.train, self.val):
-            if not isinstance(split, Sequence):  # too many to read through: what they are read from tells as much
-                if split.identity not in known: known[split.identity] = split.identity()
-                digest.update(f"{known[split.identity]} {split.part} {split.clean}\n".encode())
-                continue
-            digest.update(b"%d documents\n" % len(split))
-            for document in split:
-                data = document.encode()
-                digest.update(b"%d bytes\n" % len(data) + data)  # with the length, "ab" + "c" differs from "a" + "bc"
-        return digest.hexdigest()[:12]
+# %% ../nbs/02_data.ipynb #e526e78f
+@patch
+def __repr__(self: Corpus):
+    def count(split, what=""): return f"{len(split):,}{what}" if isinstance(split, Sequence) else repr(split)
+    documents = " document" if isinstance(self.train, Sequence) and len(self.train) == 1 else " documents"
+    counts = f"{count(self.train, documents)} to train, {count(self.val)} to validate"
+    return f"Corpus {self.name!r}: {counts}. {self.source}".rstrip()
 
-    def __repr__(self):
-        def count(split, what=""): return f"{len(split):,}{what}" if isinstance(split, Sequence) else repr(split)
-        documents = " document" if isinstance(self.train, Sequence) and len(self.train) == 1 else " documents"
-        counts = f"{count(self.train, documents)} to train, {count(self.val)} to validate"
-        return f"Corpus {self.name!r}: {counts}. {self.source}".rstrip()
+# %% ../nbs/02_data.ipynb #67340dfc
+@patch(as_prop=True)
+def fingerprint(self: Corpus) -> str:
+    "Twelve hex digits that change when any document does."
+    digest, known = hashlib.sha256(), {}
+    for split in (self.train, self.val):
+        if not isinstance(split, Sequence):  # too many to read through: what they are read from tells as much
+            if split.identity not in known: known[split.identity] = split.identity()
+            digest.update(f"{known[split.identity]} {split.part} {split.clean}\n".encode())
+            continue
+        digest.update(b"%d documents\n" % len(split))
+        for document in split:
+            data = document.encode()
+            digest.update(b"%d bytes\n" % len(data) + data)  # with the length, "ab" + "c" differs from "a" + "bc"
+    return digest.hexdigest()[:12]
 
 # %% ../nbs/02_data.ipynb #b26e1729
 def drop_repeats(
@@ -85,7 +88,7 @@ def drop_repeats(
         seen |= lines
     return [document for i, document in enumerate(documents) if i in keep]
 
-
+# %% ../nbs/02_data.ipynb #53f85520
 def _lines(document):
     lines = {line.strip() for line in document.splitlines()}
     return {line for line in lines if len(line) > 20}  # shorter ones coincide by chance
@@ -166,7 +169,7 @@ cleaning = {
     "newlines": lambda text: text.replace("\r\n", "\n").replace("\r", "\n"),  # Windows' and old Macs' line ends
 }  # name → what the step does to a text
 
-
+# %% ../nbs/02_data.ipynb #61edb12d
 def clean_text(
     text: str,
     steps: str | Iterable[str],  # names from `cleaning`, done in this order; a str may name several, "nfkc,ascii"
@@ -250,13 +253,16 @@ class Documents:
             empty = isinstance(document, str) and not document.strip()
             if not empty and self.part in (None, part_of(document)): yield document
 
-    def __getitem__(self, i: int | slice):  # reads no further than it must
-        if isinstance(i, slice): return list(islice(self, i.start, i.stop, i.step))
-        for document in islice(self, i, None): return document
-        raise IndexError(f"there is no document {i}")
+# %% ../nbs/02_data.ipynb #cce1f042
+@patch
+def __getitem__(self: Documents, i: int | slice):  # reads no further than it must
+    if isinstance(i, slice): return list(islice(self, i.start, i.stop, i.step))
+    for document in islice(self, i, None): return document
+    raise IndexError(f"there is no document {i}")
 
-    def __repr__(self):
-        return "a stream of documents" if self.n_bytes is None else f"{self.n_bytes / 1e6:,.1f} MB of documents"
+@patch
+def __repr__(self: Documents):
+    return "a stream of documents" if self.n_bytes is None else f"{self.n_bytes / 1e6:,.1f} MB of documents"
 
 # %% ../nbs/02_data.ipynb #9d859302
 def _file_documents(path, errors="strict", long=2**24):
@@ -269,6 +275,8 @@ def _file_documents(path, errors="strict", long=2**24):
 def _marked_documents(path, errors, long):
     "What stands between marks in a file; what is longer than about `long` bytes as `LongText`."
     mark, begin, at, rest = EOT.encode(), 0, 0, b""  # a document begins at byte `begin`; `rest` stands at byte `at`
+    # What ends with a mark is a document; what remains waits for the next block. Once it has waited too long, only its
+    # place is kept, and enough bytes to know a mark that was cut in two.
     for block in chain(read_blocks(path), [mark]):  # the end of the file ends a document too
         *ended, rest = (rest + block).split(mark)
         for piece in ended:
@@ -292,7 +300,7 @@ def _has_marks(path):
         rest = (rest + block)[1 - len(mark):]
     return False
 
-
+# %% ../nbs/02_data.ipynb #8ab52887
 def _text_size(path):
     "About how many bytes of text a file has. For a packed one that is a guess, from its last four bytes and its size."
     size = Path(path).stat().st_size
@@ -343,7 +351,7 @@ def _sha256(file):
 
 # %% ../nbs/02_data.ipynb #5948a699
 def _large_corpus(name, files, source, errors, size, long):
-    "A corpus of files that is read as needed."
+    "A corpus of files that is read as needed. Both parts read the same files; of several documents the hashes decide."
     def read(): return chain.from_iterable(_file_documents(file, errors, long) for file in files)
     def identity(): return " ".join([errors, *map(_sha256, files)])
     first = list(islice(read(), 2))
@@ -353,7 +361,7 @@ def _large_corpus(name, files, source, errors, size, long):
     for documents in (train, val): _some(documents, source)
     return Corpus(name, train, val, source=source, split="a tenth of the documents, by their hashes")
 
-
+# %% ../nbs/02_data.ipynb #e0d7d753
 def _some(documents, source):
     "Raise where the hashes leave one part of a corpus without a document."
     if next(iter(documents), None) is None:
@@ -362,7 +370,7 @@ def _some(documents, source):
 
 # %% ../nbs/02_data.ipynb #47f03bf3
 def _one_large_text(name, text, source, identity):
-    "A corpus of one document: its first nine tenths and its last tenth."
+    "A corpus of one document, cut near its ninth tenth at an end of line, by its bytes: nobody needs to read up to there."
     if isinstance(text, str): stretches = [[part] for part in split_text(text)]
     else:
         stop = text.stop or sum(map(len, read_blocks(text.path)))
@@ -384,7 +392,7 @@ def _find(name, files, data_dir):
     if os.environ.get("GPTLEARN_DATA"): roots.insert(0, Path(os.environ["GPTLEARN_DATA"]))
     return next((root / name for root in roots if all((root / name / file).exists() for file in files)), None)
 
-
+# %% ../nbs/02_data.ipynb #81d1ddcd
 def _download(url, path, sha256):
     "Bring `url` to `path`, which appears whole and verified or not at all."
     try:
@@ -398,7 +406,7 @@ def _download(url, path, sha256):
                          f"written; try again, or put the right file at {path} by hand")
     write_whole(path, data)
 
-
+# %% ../nbs/02_data.ipynb #27dac7e4
 def _sync(path):
     "Return when `path`, a file or folder, is on the disk and not only in memory."
     if os.name == "nt" and Path(path).is_dir(): return  # Windows cannot open a folder
@@ -410,7 +418,7 @@ def _sync(path):
 _SHAKESPEARE = ("https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
                 "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed")
 
-
+# %% ../nbs/02_data.ipynb #75879fd9
 def shakespeare_corpus(
     data_dir: str | Path = "data",  # where `raw/shakespeare/input.txt` is or will be
 ) -> Corpus:
@@ -465,7 +473,7 @@ def _new_folder(path):
         shutil.rmtree(temp, ignore_errors=True)  # after an error, or what is left of it
         _unlock(lock)
 
-
+# %% ../nbs/02_data.ipynb #db43561a
 def _sweep(folder):
     "Remove the temporary folders whose processes are gone."
     for temp in folder.glob(".*.part"):
@@ -528,7 +536,7 @@ def _text_column(dataset, name, wanted=None):
         raise ValueError(f"{name} has several columns of text: choose text_column from {', '.join(found)}")
     return (usual or found)[0]
 
-
+# %% ../nbs/02_data.ipynb #547deb1d
 def _is_text(kind): return getattr(kind, "dtype", None) in ("string", "large_string")
 
 
@@ -556,7 +564,7 @@ def _load_kept(folder):
     from datasets import load_from_disk
     return load_from_disk(str(folder))
 
-
+# %% ../nbs/02_data.ipynb #ba50306f
 def _keep_dataset(name, config, folder, by_hand):
     "Bring a data set, and keep its columns of text; the folder appears whole or not at all."
     with _new_folder(folder) as temp:
@@ -608,7 +616,7 @@ def _settle(part, in_memory, label):
     if next(iter(part), None) is not None: return part
     raise ValueError(f"{label} has no text to train on or none to validate with: choose another split or column, or more rows")
 
-
+# %% ../nbs/02_data.ipynb #1c2a17ad
 def _dataset_bytes(rows, n_docs=None):
     "How many bytes a data set has, or None for a stream."
     if not hasattr(rows, "num_rows"): return None
@@ -639,7 +647,7 @@ def wikitext2_corpus(
     return Corpus("wikitext2", train, val, source="WikiText-2 (Wikipedia's authors, CC BY-SA)",
                   split="as published: train, validation")
 
-
+# %% ../nbs/02_data.ipynb #65f227d2
 def _articles(text):
     "Cut before each title: a line ` = Title = ` between two empty ones."
     parts = re.split(r"\n ?\n(?= = [^=\n].* = ?\n ?\n)", "\n" + text)
@@ -684,7 +692,7 @@ corpora = {
     "wikitext2": wikitext2_corpus,
 }  # name → function that loads it
 
-
+# %% ../nbs/02_data.ipynb #70e326d7
 def load_corpus(
     name: str | Path | Sequence[str | Path],  # one of `corpora`; a file, a folder, several files; hf:NAME[:CONFIG]
     data_dir: str | Path = "data",  # downloads are looked for, and put, in its folder `raw`
@@ -758,7 +766,7 @@ def _write_tokens(documents, tokenizer, file, dtype, workers=1, bar=None):
 # %% ../nbs/02_data.ipynb #d24298bc
 def _is_short(document): return isinstance(document, str) and len(document) <= 2**20
 
-
+# %% ../nbs/02_data.ipynb #9eb01c7e
 def _cut(document, tokenizer):
     "A long document in pieces whose ids, one after the other, are the ids of the whole."
     if not hasattr(tokenizer, "safe_parts"): return ["".join(document)]  # not ours: nobody knows where to cut
@@ -814,15 +822,17 @@ class Prepared:
         train, val = (open_tokens(path / f"{split}.bin", meta["dtype"]) for split in ("train", "val"))
         return cls(path, tokenizer, train, val, meta)
 
-    @property
-    def floor(self) -> float | None:
-        "Bits per byte of the validation documents under their true source; None where that is not known."
-        nats = self.meta["val_log_prob"]
-        return None if nats is None else -nats / np.log(2).item() / self.meta["val"]["bytes"]
+# %% ../nbs/02_data.ipynb #f642b5d2
+@patch(as_prop=True)
+def floor(self: Prepared) -> float | None:
+    "Bits per byte of the validation documents under their true source; None where that is not known."
+    nats = self.meta["val_log_prob"]
+    return None if nats is None else -nats / np.log(2).item() / self.meta["val"]["bytes"]
 
-    def __repr__(self):
-        counts = ", ".join(f"{self.meta[split]['tokens']:,} tokens to {split}" for split in ("train", "val"))
-        return f"Prepared {self.meta['corpus']!r} in {self.path}: {counts}"
+@patch
+def __repr__(self: Prepared):
+    counts = ", ".join(f"{self.meta[split]['tokens']:,} tokens to {split}" for split in ("train", "val"))
+    return f"Prepared {self.meta['corpus']!r} in {self.path}: {counts}"
 
 # %% ../nbs/02_data.ipynb #620b2d27
 def _read_meta(path):
@@ -833,7 +843,7 @@ def _read_meta(path):
         raise ValueError(f"{path / 'meta.json'} is torn or altered ({e}): prepare the corpus again") from e
     return meta
 
-
+# %% ../nbs/02_data.ipynb #7e78ed72
 def _check_tokens(file, record, dtype, verify):
     "Raise where a token file is not what meta.json recorded."
     if not file.is_file(): raise FileNotFoundError(f"{file} is missing: prepare the corpus again")
@@ -844,8 +854,6 @@ def _check_tokens(file, record, dtype, verify):
     if verify and _sha256(file) != record["sha256"]:
         raise ValueError(f"{file} does not have the sha256 that meta.json says: it was altered; prepare the corpus "
                          f"again")
-
-
 
 # %% ../nbs/02_data.ipynb #6f1bc903
 def prepare(
@@ -866,7 +874,7 @@ def prepare(
         _publish(temp, path, fingerprint)
     return Prepared.load(path)
 
-
+# %% ../nbs/02_data.ipynb #8f0e5f74
 def _is_empty(documents): return not isinstance(documents, Documents) and not documents
 
 # %% ../nbs/02_data.ipynb #e4d0c2d9
@@ -901,7 +909,7 @@ def _write_folder(folder, corpus, tokenizer, fingerprint, workers=1, progress=Fa
     (folder / "meta.json").write_text(json.dumps(meta, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     for file in (folder / "tokenizer.json", folder / "meta.json", folder): _sync(file)
 
-
+# %% ../nbs/02_data.ipynb #e6a20777
 def _n_bytes(corpus):
     "About how many bytes of text a corpus has, or None where nobody knows; for the bar only."
     parts = corpus.train, corpus.val
@@ -957,7 +965,7 @@ def _rows(tokens, starts, context_length):
     rows = torch.from_numpy(np.asarray(tokens)[at].astype(np.int64))
     return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
 
-
+# %% ../nbs/02_data.ipynb #3a26aae0
 def get_batch(
     tokens: np.ndarray,  # (N,) ids, usually a memory map
     batch_size: int,  # rows, B
@@ -1011,16 +1019,19 @@ class TokenBatches:
             self._starts = offset + L * rng.permutation((N - 1 - offset) // L)
         self.epoch, self.position = epoch, position
 
-    def __iter__(self) -> Iterator: return self
+# %% ../nbs/02_data.ipynb #7f3fcc10
+@patch
+def __iter__(self: TokenBatches) -> Iterator: return self
 
-    def __next__(self) -> tuple[Tensor, Tensor]:  # x and y, (B, T) int64 each
-        starts = []
-        while len(starts) < self.batch_size:
-            if self.position == len(self._starts): self._begin(self.epoch + 1, 0)
-            end = self.position + self.batch_size - len(starts)
-            starts.extend(self._starts[self.position:end])
-            self.position = min(end, len(self._starts))
-        return _rows(self.tokens, np.array(starts), self.context_length)
+@patch
+def __next__(self: TokenBatches) -> tuple[Tensor, Tensor]:  # x and y, (B, T) int64 each
+    starts = []
+    while len(starts) < self.batch_size:
+        if self.position == len(self._starts): self._begin(self.epoch + 1, 0)
+        end = self.position + self.batch_size - len(starts)
+        starts.extend(self._starts[self.position:end])
+        self.position = min(end, len(self._starts))
+    return _rows(self.tokens, np.array(starts), self.context_length)
 
 # %% ../nbs/02_data.ipynb #e9294d95
 @patch
@@ -1028,7 +1039,7 @@ def state_dict(self: TokenBatches) -> dict:  # three numbers, whatever the size 
     "Where the iterator stands: the epoch, the chunks of it that are used up, and the seed."
     return {"epoch": self.epoch, "position": self.position, "seed": self.seed}
 
-
+# %% ../nbs/02_data.ipynb #6b142e34
 @patch
 def load_state_dict(self: TokenBatches,
     state: dict,  # from `state_dict`

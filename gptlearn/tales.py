@@ -48,9 +48,9 @@ class Part(NamedTuple):
     forms: dict = {}    # choose, recall: value → how it is written here
     but: tuple = ()     # choose: roles whose values are taken
 
-
+# %% ../nbs/00_tales.ipynb #1fb685d7
 class Expansion(NamedTuple):
-    "One way to expand a rule."
+    "One way to expand a rule: a template, taken to pieces."
     prob: float         # among the expansions of its rule
     parts: tuple        # of `Part`
     template: str       # as written
@@ -93,7 +93,7 @@ def _roles(pieces: Iterator) -> dict[str, tuple]:
                              "give one of the two another name")
     return roles
 
-
+# %% ../nbs/00_tales.ipynb #c4c46b0c
 @patch
 def _part(self: Grammar, m: re.Match) -> Part:
     if m["text"]: return Part("text", m["text"])
@@ -103,7 +103,7 @@ def _part(self: Grammar, m: re.Match) -> Part:
     kind, but = self.roles[role]
     return Part(do, role, self._forms(kind, m), but if do == "choose" else ())
 
-
+# %% ../nbs/00_tales.ipynb #d42eb4a3
 @patch
 def _forms(self: Grammar, kind: str, m: re.Match) -> dict[str, str]:
     if kind not in self.slots: raise ValueError(f"{m[0]}: there is no kind {kind!r}; there are {', '.join(self.slots)}")
@@ -126,30 +126,34 @@ def _check(self: Grammar) -> None:
             raise ValueError(f"<{rule}> is not a rule; there are {', '.join(self.expansions)}")
         if rule in open_rules: raise ValueError(f"<{rule}> calls itself, by way of {way}: its tales could be endless")
         open_rules.append(rule); reached.add(rule)
-        ends = [after_template(e, sure, maybe) for e in self.expansions[rule]]
+        ends = [self._after_template(e, sure, maybe, after_rule) for e in self.expansions[rule]]
         open_rules.pop()
         return frozenset.intersection(*(s for s, _ in ends)), frozenset.union(*(m for _, m in ends))
-
-    def after_template(expansion, sure, maybe):
-        for part in expansion.parts:
-            if part.do == "rule": sure, maybe = after_rule(part.name, sure, maybe)
-            for role in (part.name,) if part.do == "recall" else part.but:
-                if role not in sure:
-                    raise ValueError(f"{role!r} in {expansion.template!r} is not chosen on every path to it")
-            if part.do == "choose":
-                if part.name in maybe:
-                    raise ValueError(f"template {expansion.template!r} chooses {part.name!r} a second time: rename it")
-                sure, maybe = sure | {part.name}, maybe | {part.name}
-                self._check_choice(part, expansion.template)
-        return sure, maybe
 
     after_rule(self.start, frozenset(), frozenset())
     if unused := [rule for rule in self.expansions if rule not in reached]:
         raise ValueError(f"<{self.start}> never leads to the rule {unused[0]!r}: use it, or take it out")
 
+# %% ../nbs/00_tales.ipynb #f179c25c
+@patch
+def _after_template(self: Grammar, expansion, sure, maybe, after_rule):
+    "The roles chosen when a template is written, on every path and on some path."
+    for part in expansion.parts:
+        if part.do == "rule": sure, maybe = after_rule(part.name, sure, maybe)
+        for role in (part.name,) if part.do == "recall" else part.but:
+            if role not in sure:
+                raise ValueError(f"{role!r} in {expansion.template!r} is not chosen on every path to it")
+        if part.do == "choose":
+            if part.name in maybe:
+                raise ValueError(f"template {expansion.template!r} chooses {part.name!r} a second time: rename it")
+            sure, maybe = sure | {part.name}, maybe | {part.name}
+            self._check_choice(part, expansion.template)
+    return sure, maybe
+
 # %% ../nbs/00_tales.ipynb #f0734969
 @patch
 def _check_choice(self: Grammar, part: Part, template: str) -> None:
+    "The number of free values must always be known: the sums stand on it. Raise `ValueError` where it could vary."
     wrong = f"template {template!r}, role {part.name!r}: "
     for i, other in enumerate(part.but):   # those left out must differ from each other, or their number would vary
         kind, but = self.roles[other]
@@ -236,6 +240,15 @@ def _ways(self: Grammar, part: Part, chosen: dict) -> Iterator[tuple]:
     else:
         for e in self.expansions[part.name]: yield "", e.template, math.log(e.prob), e.parts
 
+# %% ../nbs/00_tales.ipynb #d3a763d0
+def _noted(part: Part, at: int, value: str, log_prob: float, chosen: dict, steps) -> tuple:
+    "The roles and the steps so far, once `part` was taken at character `at`."
+    if part.do == "text": return chosen, steps
+    since = chosen[part.name][1] if part.do == "recall" else None
+    what = f"<{part.name}>" if part.do == "rule" else part.name
+    if part.do == "choose": chosen = {**chosen, part.name: (value, at)}
+    return chosen, (Step(at, what, value, log_prob, since), steps)
+
 # %% ../nbs/00_tales.ipynb #cc737af9
 @patch
 def parses(self: Grammar,
@@ -260,23 +273,20 @@ def parses(self: Grammar,
             same = len(commonprefix([letters, text[at:at + len(letters)]]))
             if same < len(letters) and not (prefix and at + same == len(text)):   # other letters stand there
                 missed(at + same, letters[same:]); continue
-            now, past, rest = chosen, steps, left
-            if part.do == "choose": now = {**chosen, part.name: (value, at)}
-            if part.do != "text":
-                since = chosen[part.name][1] if part.do == "recall" else None
-                past = Step(at, f"<{part.name}>" if part.do == "rule" else part.name, value, log_prob, since), steps
+            rest = left
             for follower in reversed(parts): rest = follower, rest
-            todo.append((rest, at + same, now, past))
+            todo.append((rest, at + same, *_noted(part, at, value, log_prob, chosen, steps)))
     if not found: raise ValueError(_where(text, furthest, allowed))
     return [_unlink(steps) for steps in found]
 
 # %% ../nbs/00_tales.ipynb #bf6bedcd
 def _unlink(steps) -> list[Step]:
+    "Linked pairs as a list, the oldest step first."
     out = []
     while steps: out.append(steps[0]); steps = steps[1]
     return out[::-1]
 
-
+# %% ../nbs/00_tales.ipynb #dfb6624c
 def _where(text: str, at: int, allowed: set[str]) -> str:
     "The sentence that says where `text` leaves the grammar, what stands there and what could."
     stands = repr(text[at:at + 20]) if at < len(text) else "the end of the text"
@@ -304,7 +314,7 @@ _she, _he = {"they": "she", "them": "her", "their": "her"}, {"they": "he", "them
 
 def _names(she, he): return {**{name: _she for name in she.split()}, **{name: _he for name in he.split()}}
 
-
+# %% ../nbs/00_tales.ipynb #4e6fa7ee
 tale_slots = {
     "hero": _names("Ada Lena Mira Nora", "Emil Hugo Leo Milo"),
     "friend": _names("Ella Ines Maya Pia", "Anton Bram Omar Otto"),
@@ -336,6 +346,7 @@ tale_slots["thing"] = {thing: {"a": _a(thing), "use": use} for thing, use in {
     "bell": "wake the village", "blanket": "keep warm", "boat": "cross the water", "flute": "play a tune",
     "key": "open the gate", "lantern": "light the way", "map": "find the road", "rope": "climb the wall"}.items()}
 
+# %% ../nbs/00_tales.ipynb #f8eeb473
 tale_slots["weather"] = {weather: {"came": came, "effect": effect} for weather, came, effect in (
     ("fog", "fog hung low", "nobody could see far"),
     ("frost", "frost covered the ground", "the stones were like glass"),
@@ -517,7 +528,7 @@ class Tale:
     text: str
     log_prob: float
 
-
+# %% ../nbs/00_tales.ipynb #8fa5e504
 def tales(
     n_docs: int,   # how many
     seed: int = 0, # another seed, other tales
@@ -537,12 +548,12 @@ def tale_log_prob(
     """
     return tales_grammar.log_prob(text)
 
-
+# %% ../nbs/00_tales.ipynb #b2205ce4
 def tales_entropy() -> float: # nats a tale
     "The exact entropy of the tales: the least mean loss, summed over a tale, that any model can have."
     return tales_grammar.entropy()
 
-
+# %% ../nbs/00_tales.ipynb #f7602a2b
 def tales_mean_bytes() -> float: # bytes a tale
     "The exact mean length of a tale."
     return tales_grammar.mean_bytes()
