@@ -62,6 +62,12 @@ class Tokenizer:
         self.vocab = dict(sorted((vocab | special_vocab).items()))
         self.vocab_size = max(self.vocab) + 1
 
+    def _no_id(self, id):
+        return ValueError(f"{id!r} is no id of this tokenizer: ids are whole numbers from 0 to {self.vocab_size - 1}")
+
+    def __repr__(self):
+        return f"{type(self).__name__}(vocab_size={self.vocab_size}, special_tokens={[*self.special_tokens]})"
+
 # %% ../nbs/01_bpe.ipynb #67cd0bc6
 @patch(as_prop=True)
 def eot(self: Tokenizer) -> int:
@@ -69,19 +75,12 @@ def eot(self: Tokenizer) -> int:
     if EOT in self.special_tokens: return self.special_tokens[EOT]
     raise ValueError(f"this tokenizer has no {EOT}: name it among its special_tokens")
 
+# %% ../nbs/01_bpe.ipynb #28622ce4
 @patch
 def token_bytes(self: Tokenizer, id: int) -> bytes:
     "The bytes that an id stands for; none for a special token, which stands for no text."
     if id not in self.vocab: raise self._no_id(id)
     return b"" if id in self.special_tokens.values() else self.vocab[id]
-
-@patch
-def _no_id(self: Tokenizer, id):
-    return ValueError(f"{id!r} is no id of this tokenizer: ids are whole numbers from 0 to {self.vocab_size - 1}")
-
-@patch
-def __repr__(self: Tokenizer):
-    return f"{type(self).__name__}(vocab_size={self.vocab_size}, special_tokens={[*self.special_tokens]})"
 
 # %% ../nbs/01_bpe.ipynb #e2f208cd
 @patch

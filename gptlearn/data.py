@@ -51,13 +51,11 @@ class Corpus:
     split: str = ""  # how it was divided into the two
     clean: tuple[str, ...] = ()  # the steps of `cleaning` that were done
 
-# %% ../nbs/02_data.ipynb #e526e78f
-@patch
-def __repr__(self: Corpus):
-    def count(split, what=""): return f"{len(split):,}{what}" if isinstance(split, Sequence) else repr(split)
-    documents = " document" if isinstance(self.train, Sequence) and len(self.train) == 1 else " documents"
-    counts = f"{count(self.train, documents)} to train, {count(self.val)} to validate"
-    return f"Corpus {self.name!r}: {counts}. {self.source}".rstrip()
+    def __repr__(self):
+        def count(split, what=""): return f"{len(split):,}{what}" if isinstance(split, Sequence) else repr(split)
+        documents = " document" if isinstance(self.train, Sequence) and len(self.train) == 1 else " documents"
+        counts = f"{count(self.train, documents)} to train, {count(self.val)} to validate"
+        return f"Corpus {self.name!r}: {counts}. {self.source}".rstrip()
 
 # %% ../nbs/02_data.ipynb #67340dfc
 @patch(as_prop=True)
@@ -253,16 +251,13 @@ class Documents:
             empty = isinstance(document, str) and not document.strip()
             if not empty and self.part in (None, part_of(document)): yield document
 
-# %% ../nbs/02_data.ipynb #cce1f042
-@patch
-def __getitem__(self: Documents, i: int | slice):  # reads no further than it must
-    if isinstance(i, slice): return list(islice(self, i.start, i.stop, i.step))
-    for document in islice(self, i, None): return document
-    raise IndexError(f"there is no document {i}")
+    def __getitem__(self, i: int | slice):  # reads no further than it must
+        if isinstance(i, slice): return list(islice(self, i.start, i.stop, i.step))
+        for document in islice(self, i, None): return document
+        raise IndexError(f"there is no document {i}")
 
-@patch
-def __repr__(self: Documents):
-    return "a stream of documents" if self.n_bytes is None else f"{self.n_bytes / 1e6:,.1f} MB of documents"
+    def __repr__(self):
+        return "a stream of documents" if self.n_bytes is None else f"{self.n_bytes / 1e6:,.1f} MB of documents"
 
 # %% ../nbs/02_data.ipynb #9d859302
 def _file_documents(path, errors="strict", long=2**24):
@@ -822,17 +817,16 @@ class Prepared:
         train, val = (open_tokens(path / f"{split}.bin", meta["dtype"]) for split in ("train", "val"))
         return cls(path, tokenizer, train, val, meta)
 
+    def __repr__(self):
+        counts = ", ".join(f"{self.meta[split]['tokens']:,} tokens to {split}" for split in ("train", "val"))
+        return f"Prepared {self.meta['corpus']!r} in {self.path}: {counts}"
+
 # %% ../nbs/02_data.ipynb #f642b5d2
 @patch(as_prop=True)
 def floor(self: Prepared) -> float | None:
     "Bits per byte of the validation documents under their true source; None where that is not known."
     nats = self.meta["val_log_prob"]
     return None if nats is None else -nats / np.log(2).item() / self.meta["val"]["bytes"]
-
-@patch
-def __repr__(self: Prepared):
-    counts = ", ".join(f"{self.meta[split]['tokens']:,} tokens to {split}" for split in ("train", "val"))
-    return f"Prepared {self.meta['corpus']!r} in {self.path}: {counts}"
 
 # %% ../nbs/02_data.ipynb #620b2d27
 def _read_meta(path):
@@ -1011,27 +1005,26 @@ class TokenBatches:
         self.marks = None if eot is None else _fitting_marks(tokens, eot, context_length)
         self._begin(epoch=0, position=0)
 
-    def _begin(self, epoch, position):
-        rng, N, L = np.random.default_rng((self.seed, epoch)), len(self.tokens), self.context_length
-        if self.marks is not None: self._starts = rng.permutation(self.marks)
-        else:
-            offset = rng.integers(min(L, N - L))  # at most N - L - 1, so that one chunk always fits
-            self._starts = offset + L * rng.permutation((N - 1 - offset) // L)
-        self.epoch, self.position = epoch, position
+    def __iter__(self) -> Iterator: return self
+
+    def __next__(self) -> tuple[Tensor, Tensor]:  # x and y, (B, T) int64 each
+        starts = []
+        while len(starts) < self.batch_size:
+            if self.position == len(self._starts): self._begin(self.epoch + 1, 0)
+            end = self.position + self.batch_size - len(starts)
+            starts.extend(self._starts[self.position:end])
+            self.position = min(end, len(self._starts))
+        return _rows(self.tokens, np.array(starts), self.context_length)
 
 # %% ../nbs/02_data.ipynb #7f3fcc10
 @patch
-def __iter__(self: TokenBatches) -> Iterator: return self
-
-@patch
-def __next__(self: TokenBatches) -> tuple[Tensor, Tensor]:  # x and y, (B, T) int64 each
-    starts = []
-    while len(starts) < self.batch_size:
-        if self.position == len(self._starts): self._begin(self.epoch + 1, 0)
-        end = self.position + self.batch_size - len(starts)
-        starts.extend(self._starts[self.position:end])
-        self.position = min(end, len(self._starts))
-    return _rows(self.tokens, np.array(starts), self.context_length)
+def _begin(self: TokenBatches, epoch, position):
+    rng, N, L = np.random.default_rng((self.seed, epoch)), len(self.tokens), self.context_length
+    if self.marks is not None: self._starts = rng.permutation(self.marks)
+    else:
+        offset = rng.integers(min(L, N - L))  # at most N - L - 1, so that one chunk always fits
+        self._starts = offset + L * rng.permutation((N - 1 - offset) // L)
+    self.epoch, self.position = epoch, position
 
 # %% ../nbs/02_data.ipynb #e9294d95
 @patch
