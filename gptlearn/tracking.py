@@ -73,6 +73,7 @@ def run_folders(
     raise ValueError(f"{str(runs)!r} finds no run: give a pattern such as 'runs/*', "
                      "whose folders have a config.yaml")
 
+# %% ../nbs/15_tracking.ipynb #5373bc6b
 def differing(
     all_settings: list[dict],  # by dotted name
 ) -> list[str]:
@@ -154,6 +155,7 @@ def after_step(self: Tracker, trainer):
     "Tells what is new in the history."
     self.safely(self.tell_news, trainer)
 
+# %% ../nbs/15_tracking.ipynb #170864b5
 @patch
 def after_eval(self: Tracker, trainer):
     "There is a new sample, and a new curve."
@@ -164,6 +166,7 @@ def after_fit(self: Tracker, trainer):
     "Notes how the run ended."
     self.outcome = "FINISHED" if trainer.finished else "KILLED"
 
+# %% ../nbs/15_tracking.ipynb #77a52012
 @patch
 def cleanup(self: Tracker, trainer):
     "Closes it, with how the run ended; a tracker that broke gets its second chance."
@@ -187,6 +190,7 @@ def begin(self: Tracker, trainer: Trainer):
     self.safely(lambda: self.post("start", *_describe(trainer, self)))
     self.safely(self.tell_news, trainer)
 
+# %% ../nbs/15_tracking.ipynb #4eedd6c7
 @patch
 def tell_news(self: Tracker, trainer: Trainer):
     "Posts the lines of history that are new, one row a step, and after an evaluation the sample and the files."
@@ -198,6 +202,7 @@ def tell_news(self: Tracker, trainer: Trainer):
     if self.fresh and trainer.run_dir: self.post("keep", trainer.run_dir)
     self.sent, self.fresh = len(trainer.history), False
 
+# %% ../nbs/15_tracking.ipynb #581a495b
 @patch
 def end(self: Tracker, trainer: Trainer, status: str):
     "Waits until all is delivered, but no longer than `timeout`."
@@ -220,6 +225,7 @@ def work(self: Tracker, mail: SimpleQueue):
         except BaseException as e: self.fail(f"{self.doing}: {type(e).__name__}: {e}")
         if self.doing == "finish": return
 
+# %% ../nbs/15_tracking.ipynb #c741c896
 @patch
 def post(self: Tracker, job: str, *args):
     "Leaves a job in the mailbox."
@@ -232,12 +238,14 @@ def safely(self: Tracker, action: Callable, *args):
     try: action(*args)
     except Exception as e: self.fail(f"{type(e).__name__}: {e}")
 
+# %% ../nbs/15_tracking.ipynb #a0d3b367
 @patch
 def fail(self: Tracker, reason: str):
     "Switches the tracker off."
     self.failure = self.failure or " ".join(reason.split())[:300]
     self.mail.put(("stop", ()))
 
+# %% ../nbs/15_tracking.ipynb #002474c2
 @patch
 def report(self: Tracker):
     "One sentence about a failure, once."
@@ -265,12 +273,14 @@ def _describe(trainer, tracker):
     folder = trainer.run_dir.name if trainer.run_dir else f"run-{tracker.id}"
     return tracker.run_name or folder, settings, tags, trainer.step
 
+# %% ../nbs/15_tracking.ipynb #81401301
 def _figures(line):
     "What of a line of history is a figure; those of the evaluation of the whole get names of their own."
     special = "final/" if line.get("final") else ""
     return {special + key if key.startswith("val_") else key: value for key, value in line.items()
             if isinstance(value, (int, float)) and not isinstance(value, bool)}
 
+# %% ../nbs/15_tracking.ipynb #065207e0
 def _small_files(run_dir):
     "What a run writes besides its checkpoints."
     names = ("config.yaml", "tokenizer.json", "metrics.jsonl", "samples.txt", "loss_curve.png", "stats.png")
@@ -282,8 +292,6 @@ def _model_files(trainer, which):
     if which == "best" and trainer.best:
         found = [f for f in found if f.name == f"step_{trainer.best['step']:08d}"] or found
     return [found[-1] / name for name in ("model.safetensors", "state.json")] if found else []
-
-
 
 # %% ../nbs/15_tracking.ipynb #5ee8e973
 _quiet_mlflow = dict(MLFLOW_DISABLE_TELEMETRY="true",         # its makers hear nothing, unless you say so
@@ -334,12 +342,14 @@ def start(self: MLflowTracker, name, settings, tags, step):
     told = {key: self.client.get_metric_history(self.run_id, key) for key in run.data.metrics}
     self.last = {key: max(m.step for m in points) for key, points in told.items()}   # also by a crash
 
+# %% ../nbs/15_tracking.ipynb #c0356679
 @patch
 def batch(self: MLflowTracker, kind, field, items, limit):
     "Logs as many at once as MLflow takes."
     made = [getattr(self.mlflow.entities, kind)(*item) for item in items]
     for i in range(0, len(made), limit): self.client.log_batch(self.run_id, **{field: made[i:i + limit]})
 
+# %% ../nbs/15_tracking.ipynb #cf7c986c
 @patch
 def find_experiment(self: MLflowTracker):
     "The id of the experiment; it is made where there is none."
@@ -349,7 +359,7 @@ def find_experiment(self: MLflowTracker):
     except self.mlflow.MlflowException:         # another run was faster
         return self.client.get_experiment_by_name(self.experiment).experiment_id
 
-# %% ../nbs/15_tracking.ipynb #c0356679
+# %% ../nbs/15_tracking.ipynb #c308ec1c
 @patch
 def log(self: MLflowTracker, rows):
     "Adds the rows that MLflow does not have."
@@ -362,6 +372,7 @@ def log(self: MLflowTracker, rows):
     self.batch("Metric", "metrics", new, 1000)
     for key, _, _, step in new: self.last[key] = step
 
+# %% ../nbs/15_tracking.ipynb #349fe231
 @patch
 def keep(self: MLflowTracker, run_dir, more=()):
     "Copies the small files of a run that have changed, and `more`, into the artifacts."
@@ -372,6 +383,7 @@ def keep(self: MLflowTracker, run_dir, more=()):
         self.client.log_artifact(self.run_id, str(file), None if where == "." else where)
         self.kept[file] = changed
 
+# %% ../nbs/15_tracking.ipynb #6a200a7e
 @patch
 def finish(self: MLflowTracker, status, run_dir, model):
     "Keeps files and model, and closes the run with its status."
@@ -413,7 +425,6 @@ def start(self: WandbTracker, name, settings, tags, step):
     if self.run: self.run.finish(exit_code=1)   # of an attempt that broke
     folder = Path(self.dir or os.environ.get("WANDB_DIR") or ".", "wandb")
     while list(folder.glob(f"offline-run-{time.strftime('%Y%m%d_%H%M%S')}-{self.id}")): time.sleep(0.05)
-    # (W&B names a folder by the second: two attempts in one would share a file)
     quiet = self.wandb.Settings(
         silent=self.mode != "online", console="off", disable_git=True, disable_code=True, x_disable_stats=True,
         x_disable_meta=True, x_save_requirements=False, init_timeout=self.timeout, finish_timeout=self.timeout)
@@ -422,6 +433,7 @@ def start(self: WandbTracker, name, settings, tags, step):
         resume="allow" if self.mode == "online" else None, reinit="create_new", settings=quiet)
     self.last = self.run.step - 1   # online: what it has; a file written offline begins anew, and tells all
 
+# %% ../nbs/15_tracking.ipynb #3ce31dd9
 @patch
 def log(self: WandbTracker, rows):
     "Adds the rows that W&B does not have."
@@ -432,6 +444,7 @@ def log(self: WandbTracker, rows):
         self.run.log(values, step=row["step"], commit=True)
         self.last = row["step"]
 
+# %% ../nbs/15_tracking.ipynb #7eeba5d4
 @patch
 def keep(self: WandbTracker, run_dir): "Only at the end: an artifact is written once."
 
