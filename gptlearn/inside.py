@@ -69,7 +69,7 @@ def _checked(model, ids):
                          "use the tokenizer that the model was trained with")
     return ids.to(model.token_embedding.weight.device)
 
-
+# %% ../nbs/17_inside.ipynb #95ae57be
 def _checked_layers(model, layers):
     "The numbers of the layers, or a `ValueError` for one that does not exist."
     n = len(model.blocks)
@@ -326,6 +326,7 @@ def _same_names(model):
                              "was added (LoRA), or export the model as it was before it was stored in fewer bits")
     return have
 
+# %% ../nbs/17_inside.ipynb #16adf581
 def _in_bits(name, t, dtype):
     "The tensor on the CPU in another type; `ValueError` where it does not fit."
     t = t.detach().cpu()
@@ -344,6 +345,14 @@ def _of_run(folder, checkpoint):
                                       if state.get("score") and state["score"].get(key)}
 
 # %% ../nbs/17_inside.ipynb #bf8f91ff
+def _goes_with(tokenizer, model):
+    "A `ValueError` for a tokenizer that the page cannot use with this model."
+    if isinstance(tokenizer, Tokenizer) and tokenizer.vocab_size <= model.cfg.vocab_size: return
+    size = getattr(tokenizer, "vocab_size", "no")
+    raise ValueError(f"a {type(tokenizer).__name__} with {size} ids does not go with a model of {model.cfg.vocab_size}: "
+                     "give the BPE, CharTokenizer or ByteTokenizer of its training")
+
+# %% ../nbs/17_inside.ipynb #63c66ab9
 def export_explorer(
     model: GPT | str | Path,        # a model, or the folder of a run
     out: str | Path,                # a new file *.safetensors, or a folder for model.safetensors
@@ -360,11 +369,7 @@ def export_explorer(
         raise ValueError(f"dtype={dtype!r} is not known: choose float32, float16 or bfloat16")
     if not isinstance(model, GPT): model, tokenizer, found = _of_run(model, checkpoint)
     else: found = {}
-    if not isinstance(tokenizer, Tokenizer) or tokenizer.vocab_size > model.cfg.vocab_size:
-        size = getattr(tokenizer, "vocab_size", "no")
-        raise ValueError(f"a {type(tokenizer).__name__} with {size} ids does not go with a model "
-                         f"of {model.cfg.vocab_size}: give the BPE, CharTokenizer or ByteTokenizer "
-                         "of its training")
+    _goes_with(tokenizer, model)
     file = Path(out) if Path(out).suffix == ".safetensors" else Path(out) / "model.safetensors"
     if file.exists():
         raise FileExistsError(f"{file} exists already: choose another name, or remove it first")
