@@ -524,20 +524,22 @@ class HFTokenizer:
         self.special_tokens = {t["content"]: t["id"] for t in state.get("added_tokens") or [] if t["special"]}
         self.vocab_size = max(self.inner.get_vocab().values()) + 1
 
-    @property
-    def fingerprint(self) -> str:
-        "12 hex digits that name the tokenizer."
-        return hashlib.sha256(json.dumps(self.files["tokenizer.json"], sort_keys=True).encode()).hexdigest()[:12]
-
-    @property
-    def eot(self) -> int:
-        "The id that ends a text; raises ValueError where the files name none."
-        token = self.files.get("tokenizer_config.json", {}).get("eos_token") or EOT
-        id = self.inner.token_to_id(token["content"] if isinstance(token, dict) else token)
-        if id is None: raise ValueError("no eos_token: name one in tokenizer_config.json")
-        return id
-
     def __repr__(self): return f"HFTokenizer(vocab_size={self.vocab_size}, special_tokens={[*self.special_tokens]})"
+
+# %% ../nbs/16_interop.ipynb #7321c4f0
+@patch(as_prop=True)
+def fingerprint(self: HFTokenizer) -> str:
+    "12 hex digits that name the tokenizer."
+    return hashlib.sha256(json.dumps(self.files["tokenizer.json"], sort_keys=True).encode()).hexdigest()[:12]
+
+# %% ../nbs/16_interop.ipynb #b7c71a12
+@patch(as_prop=True)
+def eot(self: HFTokenizer) -> int:
+    "The id that ends a text; raises ValueError where the files name none."
+    token = self.files.get("tokenizer_config.json", {}).get("eos_token") or EOT
+    id = self.inner.token_to_id(token["content"] if isinstance(token, dict) else token)
+    if id is None: raise ValueError("no eos_token: name one in tokenizer_config.json")
+    return id
 
 # %% ../nbs/16_interop.ipynb #7258e91f
 @patch
