@@ -334,6 +334,7 @@ def operations(
 _colours = {name: f"C{i}" for i, name in enumerate(("matrix products", "attention", "norms", "one number at a time",
                                                     "loss", "copies", "optimizer"))}
 
+# %% ../nbs/12_cuda.ipynb #59ff45e3
 def roofline_picture(
     ops: list,            # of `Operation`
     flops: float,         # the roof: operations a second
@@ -384,6 +385,7 @@ def _quiet_profile(**options):
 # %% ../nbs/12_cuda.ipynb #f48f719f
 def _span(event): return event.time_range.start, event.time_range.end, event.name
 
+# %% ../nbs/12_cuda.ipynb #6f0c0814
 def _outermost(event):
     "Not a part of another operation; what autograd wraps around an operation does not count as one."
     if event.device_type == DeviceType.CUDA: return not getattr(event, "is_user_annotation", False)
@@ -480,7 +482,7 @@ def padded_logits(
     "`h @ weight.T`, computed with columns to spare that nobody sees."
     return F.linear(h, F.pad(weight, (0, 0, 0, -len(weight) % pad_to)))[..., : len(weight)]
 
-# %% ../nbs/12_cuda.ipynb #cdaab8d4
+# %% ../nbs/12_cuda.ipynb #4f1bb39c
 def loss_of(
     model: GPT,
     ids: Tensor,                # (B, T)
@@ -488,7 +490,7 @@ def loss_of(
     chunk: int | None = None,   # positions whose logits exist at one time; None: all
     pad_to: int = 1,            # fill the vocabulary up to a multiple of this
 ) -> Tensor:
-    "The loss that `model(ids, targets)` gives, computed on another way."
+    "The loss that `model(ids, targets)` gives, computed in another way."
     h, weight, cap = model.hidden(ids), model.head.weight, model.cfg.logit_soft_cap
     if chunk: return chunked_cross_entropy(h, weight, targets, chunk, pad_to, cap)
     if pad_to == 1: return cross_entropy(model.logits(h), targets)
@@ -662,6 +664,7 @@ class Rung:
     change: str         # the line of code
     settings: dict      # what it changes in `Settings`; "half" and "larger" depend on the device
 
+# %% ../nbs/12_cuda.ipynb #1ad6f1ae
 ladder = [
     Rung("fp32", "loss = model(ids, targets)[1]", {}),
     Rung("tf32", 'torch.set_float32_matmul_precision("high")', dict(precision="tf32")),
@@ -774,10 +777,12 @@ def _checked(against, rungs, **numbers):
 def _context(preset, overrides):
     with torch.device("meta"): return GPT.from_preset(preset, **overrides).cfg.context_length
 
+# %% ../nbs/12_cuda.ipynb #59734219
 def _newborn(preset, overrides, device, seed):
     set_seed(seed)
     return GPT.from_preset(preset, **overrides).to(device)
 
+# %% ../nbs/12_cuda.ipynb #aab428c2
 def _fitting(limit, preset, overrides, settings, device, seed, T):
     "The largest power of two of rows, up to `limit`, with which an eager step fits; compiled steps need no more."
     eager = replace(settings, compile=False, graphs=False)

@@ -25,6 +25,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 import yaml
+from fastcore.basics import patch
 
 from .bpe import BPE, ByteTokenizer, CharTokenizer, write_whole
 from .data import Corpus, Prepared, prepare, set_seed
@@ -60,7 +61,7 @@ def xz_bits(
     train: str,
     val: str,
 ) -> float:  # bits for each byte of `val`
-    "What the packer xz needs for `val` once it has packed `train`."
+    "What the compressor xz needs for `val` once it has compressed `train`."
     def size(text): return len(lzma.compress(text.encode("utf-8", "replace"), lzma.FORMAT_RAW, filters=_xz))
     return 8 * (size(train + val) - size(train)) / max(1, len(val.encode("utf-8", "replace")))
 
@@ -132,6 +133,7 @@ def look(
     seen.odd = odd_things(seen, train)
     return seen
 
+# %% ../nbs/11b_plan.ipynb #83629a7c
 def share_in(some, others):
     "The share of some hashes that are among others; 0 where there are none."
     return float(np.isin(some, others).mean()) if len(some) else 0.0
@@ -161,6 +163,7 @@ def odd_things(
 shapes = ((1, 32), (2, 32), (2, 64), (3, 64), (3, 96), (4, 96), (4, 128), (4, 160), (5, 192), (6, 256), (6, 320),
           (8, 384), (8, 512), (12, 512), (12, 768))  # (n_layer, d_model)
 
+# %% ../nbs/11b_plan.ipynb #18310fe7
 @dataclass(frozen=True)
 class Choice:
     "One of the plans that are compared."
@@ -219,6 +222,7 @@ class Pace:
 
     def without(self, choice): return self.slowing if choice.dropout else 1.0
 
+
     def time(self, choice, device="auto", limit=2.0):
         "Times steps of `choice` in float32 and in bfloat16, for at most about `limit` seconds, and keeps the faster."
         plain = step_seconds(choice, device, limit / 2)
@@ -227,11 +231,13 @@ class Pace:
         self.dtype = "bfloat16" if low < 0.95 * plain else "float32"
         self.timed[choice] = low if self.dtype == "bfloat16" else plain
 
-    def tokens_per_second(self, choice: Choice) -> float:
-        "Of a choice that was timed or not."
-        rates = sorted((math.log(c.flops), c.flops * c.step_tokens / s * self.without(c)) for c, s in self.timed.items())
-        rate = np.interp(math.log(choice.flops), *zip(*rates))  # operations a second, as if without dropout
-        return float(rate / self.without(choice) / choice.flops)
+# %% ../nbs/11b_plan.ipynb #21714551
+@patch
+def tokens_per_second(self: Pace, choice: Choice) -> float:
+    "Of a choice that was timed or not."
+    rates = sorted((math.log(c.flops), c.flops * c.step_tokens / s * self.without(c)) for c, s in self.timed.items())
+    rate = np.interp(math.log(choice.flops), *zip(*rates))  # operations a second, as if without dropout
+    return float(rate / self.without(choice) / choice.flops)
 
 # %% ../nbs/11b_plan.ipynb #2e3acae9
 @dataclass(frozen=True)
@@ -252,19 +258,23 @@ class Law:
 
     def most(self, choice): return self.again + self.again_dropout * choice.dropout
 
-    def fresh(self, choice, n_bytes, unique):
-        "So much fresh text, without dropout, would teach as much as reading `n_bytes` of a text of `unique` bytes."
-        again = self.most(choice)
-        more = np.maximum(0.0, n_bytes / unique - 1)
-        worth = np.minimum(n_bytes, unique) + unique * again * (1 - np.exp(-more / again))
-        return worth * np.exp(-self.drop * choice.dropout)
+# %% ../nbs/11b_plan.ipynb #a06d742e
+@patch
+def fresh(self: Law, choice, n_bytes, unique):
+    "So much fresh text, without dropout, would teach as much as reading `n_bytes` of a text of `unique` bytes."
+    again = self.most(choice)
+    more = np.maximum(0.0, n_bytes / unique - 1)
+    worth = np.minimum(n_bytes, unique) + unique * again * (1 - np.exp(-more / again))
+    return worth * np.exp(-self.drop * choice.dropout)
 
-    def excess(self, choice, n_bytes, unique):
-        "The four shares together, after reading `n_bytes` of a text of `unique` bytes."
-        small = self.size * (choice.size / 1e6) ** -self.size_power
-        little = self.text * (self.fresh(choice, n_bytes, unique) / 1e6) ** -self.text_power
-        late = self.late * np.maximum(0.0, 1 - (5 + self.most(choice)) * unique / n_bytes)
-        return small + little + late + self.long * np.log2(choice.bytes_per_token)
+# %% ../nbs/11b_plan.ipynb #2ab4c6b7
+@patch
+def excess(self: Law, choice, n_bytes, unique):
+    "The four shares together, after reading `n_bytes` of a text of `unique` bytes."
+    small = self.size * (choice.size / 1e6) ** -self.size_power
+    little = self.text * (self.fresh(choice, n_bytes, unique) / 1e6) ** -self.text_power
+    late = self.late * np.maximum(0.0, 1 - (5 + self.most(choice)) * unique / n_bytes)
+    return small + little + late + self.long * np.log2(choice.bytes_per_token)
 
 # %% ../nbs/11b_plan.ipynb #e5c5764f
 def shorter(
@@ -283,6 +293,7 @@ def bytes_a_token(
     val = read_some(corpus.val, 2**16)[0]
     return len(val.encode()) / (1 + len(tokenizer.encode(val, allowed_special="none")))
 
+# %% ../nbs/11b_plan.ipynb #a4751ed4
 def offers(
     corpus: Corpus,
     seen: Look,
@@ -299,9 +310,10 @@ def offers(
         found += [shorter(largest, v) for v in sizes if v <= largest.vocab_size]
     return {t: bytes_a_token(t, corpus) for t in found}
 
-# %% ../nbs/11b_plan.ipynb #53c63172
+# %% ../nbs/11b_plan.ipynb #eac8d86f
 dropouts = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3)
 
+# %% ../nbs/11b_plan.ipynb #26aa19dd
 def choices(
     tokenizers: dict,  # from `offers`
     n_bytes: int,      # to train on
@@ -347,6 +359,7 @@ def eval_tokens(budget, rate):
     "So many tokens at each of ten evaluations that all ten take a tenth of `budget` seconds."
     return min(EVAL_TOKENS, max(1024, int(0.01 * budget * 3 * rate)))
 
+# %% ../nbs/11b_plan.ipynb #31e8812a
 def budget_parts(
     budget: float,   # seconds, for everything
     spent: float,    # of these already
@@ -408,14 +421,7 @@ def plan(
     tokenizers = offers(corpus, seen) if tokenizer is None else {tokenizer: bytes_a_token(tokenizer, corpus)}
     options, now, budget = choices(tokenizers, seen.n_bytes), pace or Pace(), 60 * minutes
     def parts_of(c): return budget_parts(budget, time.perf_counter() - began, c, now.tokens_per_second(c), seen)
-    found = next(c for c in options if (c.n_layer, c.d_model) == (3, 96))
-    timing = time.perf_counter()
-    for _ in range(1 if pace else 4):  # time what is about to be chosen, then choose again
-        if pace is None: now.time(found, device, min(2, 0.01 * budget))
-        seconds = parts_of(found)["steps"]
-        found = best_choice(options, now, seconds, seen.n_bytes, law)
-        found = with_batch(found, now.tokens_per_second(found) * seconds)
-        if found in now.timed or time.perf_counter() - timing > min(8, 0.03 * budget): break
+    found = _settled(options, now, pace is None, parts_of, device, budget, seen.n_bytes, law)
     parts, rate = parts_of(found), now.tokens_per_second(found)
     chosen = next(t for t in tokenizers if (t.kind, t.vocab_size) == (found.kind, found.vocab_size))
     train = dict(minutes=minutes, batch_size=found.batch_size, seed=seed, device=device, lr=learning_rate(found),
@@ -424,6 +430,19 @@ def plan(
                 max(10, int(rate * parts["steps"] / found.step_tokens)),
                 reasons(found, seen, options, now, parts["steps"], law), began)
 
+# %% ../nbs/11b_plan.ipynb #761cac62
+def _settled(options, pace, timing, parts_of, device, budget, unique, law):
+    "The best option. With `timing`, steps of what is about to be chosen are timed, and it is chosen again."
+    found, began = next(c for c in options if (c.n_layer, c.d_model) == (3, 96)), time.perf_counter()
+    for _ in range(4 if timing else 1):
+        if timing: pace.time(found, device, min(2, 0.01 * budget))
+        seconds = parts_of(found)["steps"]
+        found = best_choice(options, pace, seconds, unique, law)
+        found = with_batch(found, pace.tokens_per_second(found) * seconds)
+        if found in pace.timed or time.perf_counter() - began > min(8, 0.03 * budget): break
+    return found
+
+# %% ../nbs/11b_plan.ipynb #2a0034fb
 def learning_rate(choice):
     "Of AdamW, lower for a wider model; Muon's stays."
     return round(3e-3 * min(1.0, (128 / choice.d_model) ** 0.5), 5)
@@ -448,9 +467,7 @@ def reasons(
     others = [least(kind=k, vocab_size=v) for k, v in dict.fromkeys((c.kind, c.vocab_size) for c in options) if (k, v) != mine]
     if others: told.append("the other tokenizers should end higher by, in bits per byte: "
                            + ", ".join(f"{c.kind} {c.vocab_size:,} {worse(c):.3f}" for c in others))
-    rung = shapes.index((choice.n_layer, choice.d_model))
-    near = [(word, least(kind=mine[0], vocab_size=mine[1], n_layer=shapes[i][0], d_model=shapes[i][1]))
-            for word, i in (("smaller", rung - 1), ("larger", rung + 1)) if 0 <= i < len(shapes)]
+    near = [(word, least(kind=mine[0], vocab_size=mine[1], n_layer=n, d_model=d)) for word, (n, d) in _rungs(choice)]
     told.append("and the next sizes: " + ", ".join(f"{w} ({c.n_layer} × {c.d_model}) {worse(c):.3f}" for w, c in near))
     other = 0.1 if not choice.dropout else 0.0
     far = worse(replace(choice, dropout=other))
@@ -461,6 +478,12 @@ def reasons(
                     "or a shorter time would already get as large a model, and more time never gets a smaller one")
     return told
 
+# %% ../nbs/11b_plan.ipynb #337dc51b
+def _rungs(choice):
+    "The shapes one rung down and up, and what they are."
+    rung = shapes.index((choice.n_layer, choice.d_model))
+    return [(word, shapes[i]) for word, i in (("smaller", rung - 1), ("larger", rung + 1)) if 0 <= i < len(shapes)]
+
 # %% ../nbs/11b_plan.ipynb #4549cfb4
 class KeepPlan(Callback):
     "Writes the plan into the run's folder, as plan.txt."
@@ -468,6 +491,7 @@ class KeepPlan(Callback):
     def before_fit(self, trainer):
         if trainer.run_dir: write_whole(trainer.run_dir / "plan.txt", f"{self.plan}\n".encode())
 
+# %% ../nbs/11b_plan.ipynb #6c4ab40d
 class Deadline(Callback):
     "Ends a run that is late, because the machine has become slower since its steps were counted."
     def __init__(self, ends: float): self.ends, self.late = ends, False  # on the clock of `time.perf_counter`
@@ -477,6 +501,7 @@ class Deadline(Callback):
         warnings.warn(f"the time is up after {trainer.step:,} of {trainer.cfg.steps:,} steps, for the machine has become "
                       "slower since they were counted: go on by --resume, or plan again while it has nothing else to do")
 
+# %% ../nbs/11b_plan.ipynb #f1ad4f12
 def start(
     plan: Plan,
     run_dir: str | Path | None = None,  # the run's folder; None: nothing is written of the run
@@ -498,11 +523,12 @@ def start(
     if run_dir is not None and any(isinstance(c, ProgressPlot) for c in callbacks): _count_pictures(trainer, plan)
     return trainer
 
-# %% ../nbs/11b_plan.ipynb #6c4ab40d
+# %% ../nbs/11b_plan.ipynb #c1448b19
 class LastPlot(ProgressPlot):
     "Draws the losses at the end only."
     def after_eval(self, trainer): pass
 
+# %% ../nbs/11b_plan.ipynb #8f5a7388
 def _count_pictures(trainer, plan):
     "Take the time that pictures will need off the trainer's minutes; draw one instead of eleven where that is too much."
     budget, trainer.cfg.steps = 60 * plan.minutes, 1  # for the title
@@ -562,6 +588,7 @@ def _facts(run):
     cfg, data = TrainConfig(**config["train"]), trainer.data if trainer else Prepared.load(config["data"]["path"])
     return history, cfg, data, load_run(folder, "best")[0].to(pick_device(cfg.device))
 
+# %% ../nbs/11b_plan.ipynb #770eb3e6
 def _outcome(history, cfg, data, model):
     val = [(h["step"], h["val_loss"]) for h in history if "val_loss" in h and "final" not in h]
     (step, best), steps, n = min(val, key=lambda pair: pair[1]), history[-1]["step"], EVAL_TOKENS
@@ -570,6 +597,7 @@ def _outcome(history, cfg, data, model):
     return Outcome(*scores, step / steps, val[-1][1] / best, read / len(data.train), model.cfg.dropout,
                    history[-1]["seconds"] / 60, memorises(history))
 
+# %% ../nbs/11b_plan.ipynb #6acbfea3
 def outcome(
     run: str | Path | Trainer,  # a finished run, or its folder
 ) -> Outcome:
