@@ -9,6 +9,7 @@ __all__ = ['exercises', 'Exercise', 'Report', 'check', 'progress', 'with_parts',
 import json
 import math
 import os
+import traceback
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ class _Broken(Exception):
         super().__init__(where)
         self.where, self.hint = where, hint
 
+# %% ../nbs/20_exercises.ipynb #67270c8b
 def _expect(
     holds: bool,
     where: str,   # the input, and what came out
@@ -49,18 +51,21 @@ def _same(
     want: Tensor,
     where: str,          # the input
     hint: str,           # where no known mistake explains the difference
-    mistakes: dict = {}, # hint → what that mistake would have given
+    mistakes: dict = {}, # hint → what that mistake would have given; "nan" → the hint where nan came out
     tolerance: float = 1e-5,
 ):
     "Raises `_Broken` unless `got` is a tensor equal to `want`, up to `tolerance` of its largest number."
-    if not isinstance(got, Tensor): raise _Broken(f"{where}: a {type(got).__name__} came out", "It has to be a tensor.")
+    if got is None: raise _Broken(f"{where}: None came out", "Does your function return what it has computed?")
+    if not isinstance(got, Tensor): raise _Broken(f"{where}: a {type(got).__name__} came out", "It has to be a tensor, and nothing beside it.")
     if got.shape != want.shape:
         raise _Broken(f"{where}: shape {tuple(got.shape)} came out, not {tuple(want.shape)}", "Which dimensions go in, and which come out?")
+    if got.is_floating_point() and got.dtype != want.dtype:
+        raise _Broken(f"{where}: {got.dtype} came out, not {want.dtype}", "A part keeps the precision of what it gets, and so must whatever you compute on the way.")
     def close(a, b): return bool(((a.double() - b.double()).abs() <= tolerance * (1 + b.double().abs().max())).all())
     if close(got, want): return
     for about, wrong in mistakes.items():
-        if wrong.shape == got.shape and close(got, wrong): raise _Broken(where, about)
-    if got.isnan().any(): raise _Broken(f"{where}: nan came out", hint)
+        if about != "nan" and wrong.shape == got.shape and close(got, wrong): raise _Broken(where, about)
+    if got.isnan().any(): raise _Broken(f"{where}: nan came out", mistakes.get("nan", hint))
     raise _Broken(f"{where}: off by up to {(got.double() - want.double()).abs().max():.2g}", hint)
 
 # %% ../nbs/20_exercises.ipynb #681cd49f
@@ -72,6 +77,7 @@ class Exercise:
     chapter: str       # where it was built
     claims: list = field(default_factory=list)  # tests; the docstring of each is its claim
 
+# %% ../nbs/20_exercises.ipynb #5c323ca8
 @dataclass
 class Report:
     "What `check` found; prints as a list."
@@ -93,22 +99,56 @@ class Report:
         head = f"{self.name}: all {held} claims hold" if self.passed else f"{self.name}: {held} of {len(self.results)} claims hold"
         return "\n".join([head, *lines] + [self.note] * bool(self.note))
 
+# %% ../nbs/20_exercises.ipynb #6e6a4f23
 exercises = {}  # name → Exercise, filled below
 
-# %% ../nbs/20_exercises.ipynb #5c323ca8
+# %% ../nbs/20_exercises.ipynb #f737b307
+def _told(value) -> str:
+    "A value in few words."
+    if isinstance(value, Tensor): return f"a tensor {tuple(value.shape)}"
+    if isinstance(value, list): return f"[{', '.join(map(_told, value))}]"
+    if isinstance(value, str) and len(value) > 30: return f"{value[:20]!r}…"
+    if isinstance(value, str | int | float | tuple | None): return repr(value)
+    return "a function" if callable(value) else f"a {type(value).__name__}"
+
+# %% ../nbs/20_exercises.ipynb #32fc18b2
+class _Watched:
+    "Your answer, with a note of its last call."
+    def __init__(self, answer): self.answer, self.call = answer, "before any call"
+    def __call__(self, *args, **options):
+        words = [*map(_told, args), *(f"{name}={_told(value)}" for name, value in options.items())]
+        self.call = f"the call ({', '.join(words)})"
+        return self.answer(*args, **options)
+
+# %% ../nbs/20_exercises.ipynb #3c60b3ff
+def _line(error, claim) -> str:
+    "The line of your code in which the error arose, where it can be found."
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = {claim.__code__.co_filename, _Watched.__call__.__code__.co_filename}
+    yours = [f.line for f in frames if f.line and f.filename not in ours and Path(torch.__file__).parent not in Path(f.filename).parents]
+    return f", in {yours[-1].strip()[:80]}" if yours else ""
+
+# %% ../nbs/20_exercises.ipynb #21b97bad
+_plainer = {  # a part of PyTorch's message → a hint
+    "leaf Variable": "PyTorch records this change as if it were part of the model: torch.no_grad().",
+    "modified by an inplace operation": "The way back needs a tensor that was overwritten since: make a new one, where += or a method with _ writes into the old.",
+    "probability tensor contains": "multinomial wants probabilities: none below 0, no nan, and not all of them 0. What did it get?"}
+
+# %% ../nbs/20_exercises.ipynb #9e6af451
 def _examine(
     claim: Callable,  # a test
     answer,
 ):                    # None, or _Broken
     "Runs one test; whatever your code raises is its finding."
-    try: claim(answer)
+    watched = _Watched(answer)
+    try: claim(watched)
     except _Broken as broken: return broken
     except Exception as error:
-        if isinstance(error, RuntimeError) and "leaf Variable" in str(error):
-            return _Broken("a parameter that requires a gradient", "PyTorch records this change as if it were part of the model: torch.no_grad().")
-        return _Broken("a call", f"It raised {type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'without a word'}")
+        said = (str(error).strip().splitlines() or ["without a word"])[0]
+        hint = next((hint for part, hint in _plainer.items() if part in said), "")
+        return _Broken(watched.call, hint or f"It raised {type(error).__name__}: {said}{_line(error, claim)}")
 
-# %% ../nbs/20_exercises.ipynb #6e6a4f23
+# %% ../nbs/20_exercises.ipynb #05a17334
 def check(
     name: str,   # one of `exercises`
     answer,      # your function or class
@@ -117,7 +157,7 @@ def check(
 
     ValueError for a name that is no exercise, and for an answer that cannot be called."""
     if name not in exercises: raise ValueError(f"no exercise is called {name!r}: take one of {', '.join(exercises)}")
-    if not callable(answer): raise ValueError(f"a {type(answer).__name__} is no answer: give your function itself, without calling it")
+    if not callable(answer): raise ValueError(f"an object of type {type(answer).__name__} is no answer: give your function or class itself, without calling it")
     torch_state = torch.get_rng_state()
     try: report = Report(name, [(claim.__doc__, _examine(claim, answer)) for claim in exercises[name].claims])
     finally: torch.set_rng_state(torch_state)
@@ -129,6 +169,7 @@ def _progress_file() -> Path:
     "Where progress is kept."
     return Path(os.environ.get("GPTLEARN_PROGRESS") or Path.home() / ".local" / "share" / "gptlearn" / "progress.json")
 
+# %% ../nbs/20_exercises.ipynb #faa1eceb
 def _read_progress() -> dict:  # name → dict(tries, passed: date or None)
     "What is known; an unreadable file is put aside, and named."
     path = _progress_file()
@@ -142,7 +183,7 @@ def _read_progress() -> dict:  # name → dict(tries, passed: date or None)
         path.replace(aside)
         raise ValueError(f"{path} could not be read ({error}); it is kept as {aside.name}, and a new one begins") from None
 
-# %% ../nbs/20_exercises.ipynb #faa1eceb
+# %% ../nbs/20_exercises.ipynb #bb83046c
 def _keep_progress(name, passed) -> str:  # a sentence if it could not be kept
     "Counts a try, and notes the day of the first success."
     note, known = "", {}
@@ -158,6 +199,7 @@ def _keep_progress(name, passed) -> str:  # a sentence if it could not be kept
     except OSError as error: note = f"(progress was not kept: {error})"
     return note
 
+# %% ../nbs/20_exercises.ipynb #0765c760
 def progress() -> str:
     "Prints what you have built again so far."
     known = _read_progress()
@@ -167,44 +209,74 @@ def progress() -> str:
         print(f"{name:10} {exercise.title:44} {state}")
 
 # %% ../nbs/20_exercises.ipynb #0dedd218
+def _bpe_form(learn):
+    "A list of n pairs of bytes"
+    got, where = learn("abcd", 2), "'abcd', 2 merges"
+    _expect(isinstance(got, list), f"{where}: {_told(got)} came out", "What is asked for is a list: the merges in the order in which they were learned.")
+    _expect(all(isinstance(pair, tuple) and len(pair) == 2 for pair in got), f"{where}: {got}", "Each merge is a tuple of the two tokens that it joins, and nothing else.")
+    kinds = {type(token).__name__ for pair in got for token in pair} - {"bytes"}
+    _expect(not kinds, f"{where}: tokens of type {', '.join(sorted(kinds))}", "Tokens are bytes objects, such as b'a': what are the UTF-8 bytes of a piece?")
+    _expect(len(got) == 2, f"{where}: {len(got)} came out", "n counts the merges, not the ids of the vocabulary, and a pair that occurs only once is merged, too.")
+
+# %% ../nbs/20_exercises.ipynb #c5c3e412
 def _bpe_frequent(learn):
     "The most frequent pair is merged first"
-    got = learn("ac ac ab ab ab", 1)
-    _expect(got == [(b" ", b"a")], f"'ac ac ab ab ab', 1 merge: {got}",
+    got = learn("Ac Ac Ab Ab Ab", 1)
+    _expect(got != [(b" ", b"a")], f"'Ac Ac Ab Ab Ab', 1 merge: {got}", "Capitals are other bytes than small letters: leave the text as it is.")
+    _expect(got == [(b" ", b"A")], f"'Ac Ac Ab Ab Ab', 1 merge: {got}",
            "A space belongs to the piece behind it, and a piece that occurs often counts often.")
 
+# %% ../nbs/20_exercises.ipynb #3b21c447
 def _bpe_ties(learn):
     "Among equals the greatest pair of byte strings wins"
     got = learn("ab cd ba", 1)
     _expect(got == [(b"c", b"d")], f"'ab cd ba', 1 merge: {got}", "Several pairs occur equally often. Which one would max() over (count, pair) take?")
 
+# %% ../nbs/20_exercises.ipynb #a2847a97
 def _bpe_on_top(learn):
     "Merges build on merges"
     got = learn("abcabcabc", 2)
     _expect(got == [(b"b", b"c"), (b"a", b"bc")], f"'abcabcabc', 2 merges: {got}",
            "After a merge, the merged token is one token, and the pairs are to be counted anew.")
 
+# %% ../nbs/20_exercises.ipynb #d09aa309
 def _bpe_runs(learn):
     "In a run of equal letters no letter is used twice"
     got = learn("aaaaa", 3)
     _expect(got == [(b"a", b"a"), (b"aa", b"aa"), (b"aaaa", b"a")], f"'aaaaa', 3 merges: {got}", "Merge from left to right: aa, aa, a. What has been merged is gone.")
 
+# %% ../nbs/20_exercises.ipynb #d0cf83a0
 def _bpe_pieces(learn):
     "No merge crosses a piece"
     got = learn("a! a! a!", 9)
     _expect(all(not (b"!" in x + y and b"a" in x + y) for x, y in got), f"'a! a! a!': {got}", "Cut the text with GPT2_PATTERN first, and count inside each piece only.")
 
+# %% ../nbs/20_exercises.ipynb #68f41ec2
 def _bpe_bytes(learn):
     "Tokens are bytes, not characters"
     got = learn("éééé", 1)
     _expect(got == [("é".encode()[:1], "é".encode()[1:])], f"'éééé', 1 merge: {got}", "How many bytes has an é in UTF-8?")
 
-# %% ../nbs/20_exercises.ipynb #c5c3e412
+# %% ../nbs/20_exercises.ipynb #ee6779a1
+def _bpe_whole(learn):
+    "A merge joins two whole tokens"
+    got = learn("xa1xa1xa1xa1ab1ab1ab1xab", 3)
+    _expect(got == [(b"x", b"a"), (b"a", b"b"), (b"xa", b"b")], f"'xa1xa1xa1xa1ab1ab1ab1xab', 3 merges: {got}",
+           "The token xa only ends in an a. Is it left alone when a and b are merged?")
+
+# %% ../nbs/20_exercises.ipynb #90c8dd8f
+def _bpe_order(learn):
+    "Equals are compared token by token"
+    got = learn("ab1abc1ad", 2)
+    _expect(got == [(b"a", b"b"), (b"ab", b"c")], f"'ab1abc1ad', 2 merges: {got}", "Compare the first tokens of two pairs before the second ones: b'a' + b'd' as one string hides where the first one ends.")
+
+# %% ../nbs/20_exercises.ipynb #98306c7f
 def _bpe_end(learn):
     "It ends when nothing is left to merge"
     got = learn("ab", 5)
-    _expect(got == [(b"a", b"b")], f"'ab', 5 merges: {got}", "Which pairs are left when every piece is one token?")
+    _expect(got == [(b"a", b"b")], f"'ab', 5 merges: {got}", "It ends early, without an error. Which pairs are left when every piece is one token?")
 
+# %% ../nbs/20_exercises.ipynb #09053037
 def _bpe_real(learn):
     "On thirty tales it finds the merges of the course's trainer"
     text = "\n".join(tale.text for tale in tales(30, seed=1))
@@ -212,8 +284,9 @@ def _bpe_real(learn):
     first = next((i for i, (a, b) in enumerate(zip(got, want)) if a != b), min(len(got), len(want)))
     _expect(list(got) == want, f"thirty tales: merge {first} is {got[first] if first < len(got) else 'missing'}", "Which pairs were equally frequent there, and which one is greater?")
 
+# %% ../nbs/20_exercises.ipynb #71712f98
 exercises["bpe"] = Exercise("learn the merges of a text", "learn(text: str, n: int) -> list[tuple[bytes, bytes]]", "01_bpe",
-    [_bpe_bytes, _bpe_pieces, _bpe_frequent, _bpe_ties, _bpe_on_top, _bpe_runs, _bpe_end, _bpe_real])
+    [_bpe_form, _bpe_bytes, _bpe_pieces, _bpe_frequent, _bpe_ties, _bpe_on_top, _bpe_runs, _bpe_whole, _bpe_order, _bpe_end, _bpe_real])
 
 # %% ../nbs/20_exercises.ipynb #eb3e3b1b
 def _turned(x, positions, base=10000.0, sign=1, power=2, turns=1.0):
@@ -223,52 +296,91 @@ def _turned(x, positions, base=10000.0, sign=1, power=2, turns=1.0):
     z = torch.complex(a, b) * torch.polar(torch.ones_like(angles), sign * angles)
     return torch.cat((z.real, z.imag), -1)
 
+# %% ../nbs/20_exercises.ipynb #aed6e8df
 def _turned_neighbours(x, positions):
     "The same with neighbours as pairs."
     mixed = torch.cat((x[..., ::2], x[..., 1::2]), -1)
     return torch.stack(_turned(mixed, positions).chunk(2, -1), -1).flatten(-2)
 
+# %% ../nbs/20_exercises.ipynb #1641d8ea
+def _turned_mixed(x, positions):
+    "The same with neighbouring channels at one angle, though the pairs lie half a vector apart."
+    angle = (positions[:, None] * 10000.0 ** (-torch.arange(0, x.shape[-1], 2) / x.shape[-1])).repeat_interleave(2, -1)
+    a, b = x.chunk(2, -1)
+    return x * angle.cos() + torch.cat((-b, a), -1) * angle.sin()
+
+# %% ../nbs/20_exercises.ipynb #e0bbda09
 def _random(*shape, seed=0, dtype=torch.float32): return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
-# %% ../nbs/20_exercises.ipynb #aed6e8df
+# %% ../nbs/20_exercises.ipynb #1608a647
+_cut = "Somewhere the way back is cut: .item(), .detach(), .data, torch.tensor(…) or numpy."
+
+def _flows(answer, reference, inputs):
+    "Raises `_Broken` unless the gradients are those of the reference, for each of the inputs."
+    def grads(function):
+        leaves = [x.clone().requires_grad_() for x in inputs]
+        out = function(*leaves)
+        _expect(isinstance(out, Tensor) and out.requires_grad, "inputs that require a gradient", _cut)
+        return torch.autograd.grad(out.pow(2).sum() + out.sum(), leaves, allow_unused=True)
+    for got, want, x in zip(grads(answer), grads(reference), inputs):
+        _same(torch.zeros_like(x) if got is None else got, want.float(), f"the gradient at the input {tuple(x.shape)}", _cut, tolerance=1e-4)
+
+# %% ../nbs/20_exercises.ipynb #ae1dbf7e
 def _rope_zero(rope):
     "Position 0 turns nothing"
     x = _random(2, 1, 8)
-    _same(rope(x, torch.tensor([0])), x, "a single token at position 0", "What are the cosine and the sine of 0, and which of them multiplies x?")
+    _same(rope(x, torch.tensor([0])), x, "a single token at position 0", "What are the cosine and the sine of 0, and which of them multiplies x?", {
+        "The channels come out in another order than they went in: where does each pair belong?": torch.cat((x[..., ::2], x[..., 1::2]), -1),
+        "Position 0 is turned as if it were 1: do you count from 0?": _turned(x, torch.tensor([1])).float()}, 1e-4)
 
+# %% ../nbs/20_exercises.ipynb #7fc492cd
 def _rope_length(rope):
     "Lengths stay as they are"
     x = _random(1, 6, 8)
     y = rope(x, torch.arange(6))
-    _same(y.norm(dim=-1), x.norm(dim=-1), "the lengths of six vectors", "A rotation keeps the length of each pair: a cos - b sin, and b cos + a sin. Are both from the old a and b?")
+    _same(y.norm(dim=-1), x.norm(dim=-1), "the lengths of six vectors", "Turn the pairs (1, 0) and (0, 1) by hand: which signs come out? And is the second result made of the old first channel, or of the new one?", {
+        "Angles and channels lie in another order: which two channels want the same angle?": _turned_mixed(x, torch.arange(6)).norm(dim=-1)}, 1e-4)
 
+# %% ../nbs/20_exercises.ipynb #2319a81a
 def _rope_formula(rope):
     "Equal to multiplication by complex numbers"
     x, p = _random(2, 3, 7, 8), torch.arange(7)
-    _same(rope(x, p), _turned(x, p).float(), "x of shape (2, 3, 7, 8), positions 0 to 6", "Turn the pair (a, b) into (a cos - b sin, b cos + a sin), where b stands half a vector further on.", {
+    _same(rope(x, p), _turned(x, p).float(), "x of shape (2, 3, 7, 8), positions 0 to 6", "Take a vector of eight channels with a single 1 in it, at position 1: which two channels should change, and by what angle?", {
         "Which channels form a pair: neighbours, or a channel and the one half a vector further on?": _turned_neighbours(x, p).float(),
         "It turns the other way round: mind the two signs.": _turned(x, p, sign=-1).float(),
         "The first pair turns as it should, the others too fast: look at the exponent, with i counting pairs.": _turned(x, p, power=1).float(),
+        "The first pair turns as it should, the others too slowly: look at the exponent, whose D is the whole vector.": _turned(x, p, power=4).float(),
+        "All pairs turn equally fast: is the exponent always 0? Whole numbers are divided by / or by //.": _turned(x, p, power=0).float(),
+        "Later pairs should turn more slowly, yours turn faster: mind the sign of the exponent.": _turned(x, p, power=-2).float(),
+        "The angle is in radians already: no 2π belongs to it.": _turned(x, p, turns=2 * math.pi).float(),
         "Angles in degrees? cos and sin want radians.": _turned(x, p, turns=math.pi / 180).float()}, 1e-4)
 
+# %% ../nbs/20_exercises.ipynb #61cac8b7
 def _rope_positions(rope):
     "The positions are used, not the order in the row"
     x, p = _random(1, 3, 8), torch.tensor([5, 2, 40])
     _same(rope(x, p), _turned(x, p).float(), "positions 5, 2, 40", "With a cache a single new token stands at position 40. Where do your angles come from?",
          {"These are the angles of positions 0, 1, 2. With a cache a new token stands elsewhere.": _turned(x, torch.arange(3)).float()}, 1e-4)
 
+# %% ../nbs/20_exercises.ipynb #4749d80f
 def _rope_base(rope):
     "The base is used"
     x, p = _random(1, 4, 8), torch.arange(4)
     _same(rope(x, p, base=500.0), _turned(x, p, 500.0).float(), "base=500", "Where does 10000 stand in your code?", tolerance=1e-4)
 
-# %% ../nbs/20_exercises.ipynb #1641d8ea
+# %% ../nbs/20_exercises.ipynb #b67936ec
 def _rope_relative(rope):
     "Scores depend on the distance alone"
     q, k = _random(1, 8), _random(1, 8, seed=1)
     at = [float(rope(q, torch.tensor([m])) @ rope(k, torch.tensor([m - 3])).T) for m in (3, 50)]
     _expect(abs(at[0] - at[1]) < 1e-3, f"a query 3 after a key: {at[0]:.3f} at position 3, {at[1]:.3f} at position 50", "Is each pair turned by its own position and nothing else?")
 
+# %% ../nbs/20_exercises.ipynb #1108ed7e
+def _rope_flows(rope):
+    "Gradients flow through it"
+    _flows(lambda x: rope(x, torch.arange(4)), lambda x: _turned(x, torch.arange(4)), [_random(1, 4, 8)])
+
+# %% ../nbs/20_exercises.ipynb #37d68f27
 def _rope_kept(rope):
     "It leaves its input as it was"
     x = _random(1, 4, 8)
@@ -276,18 +388,29 @@ def _rope_kept(rope):
     rope(x, torch.arange(4))
     _same(x, before, "x after the call", "Some line writes into x or a part of it: make a new tensor.")
 
+# %% ../nbs/20_exercises.ipynb #fcb8b54a
 exercises["rope"] = Exercise("turn queries and keys by their position", "rope(x: Tensor, positions: Tensor, base=10000.0) -> Tensor", "03_embeddings",
-    [_rope_zero, _rope_kept, _rope_length, _rope_formula, _rope_positions, _rope_base, _rope_relative])
+    [_rope_zero, _rope_kept, _rope_length, _rope_formula, _rope_positions, _rope_base, _rope_relative, _rope_flows])
 
 # %% ../nbs/20_exercises.ipynb #1504db8d
 def _rms_reference(x, weight, eps=1e-5): return F.rms_norm(x, weight.shape, weight, eps)
 
+# %% ../nbs/20_exercises.ipynb #6c8b563f
 def _rms_formula(rms_norm):
     "Equal to PyTorch's rms_norm"
     x, w = _random(2, 5, 8) + 1, _random(8, seed=1)
     square = x.pow(2).mean(-1, keepdim=True)
     _same(rms_norm(x, w), _rms_reference(x, w), "x of shape (2, 5, 8) with mean 1", "Divide by the root of the mean of the squares, then multiply by the weight.", {
         "Yours subtracts the mean: that is a layer norm.": F.layer_norm(x, (8,), w),
+        "Yours subtracts the mean, and takes no notice of the weight.": F.layer_norm(x, (8,)),
+        "Where does the weight come in?": x / square.sqrt(),
+        "std and var subtract the mean before they square.": x / x.std(-1, correction=0, keepdim=True) * w,
+        "std and var subtract the mean before they square, and divide by one less.": x / x.std(-1, keepdim=True) * w,
+        "Is it a product with the root, or a quotient?": x * square.sqrt() * w,
+        "The weight comes last: the size is that of x alone.": _rms_reference(x * w, torch.ones(8)),
+        "The mean of the squares, not of the sizes.": x / x.abs().mean(-1, keepdim=True) * w,
+        "Square first, and then take the mean.": x / (x.mean(-1, keepdim=True) ** 2 + 1e-5).sqrt() * w,
+        "Each token stands for itself: yours takes the mean over the batch.": x / x.pow(2).mean(0, keepdim=True).sqrt() * w,
         "Divide by the root of the mean square.": x / square * w,
         "The mean of the squares, not their sum.": x / x.norm(dim=-1, keepdim=True) * w,
         "Is the weight a factor, or is it added?": x / square.sqrt() + w,
@@ -295,26 +418,34 @@ def _rms_formula(rms_norm):
         "Over which dimension is the mean? Each token stands for itself.": x / x.pow(2).mean(1, keepdim=True).sqrt() * w,
         "One mean for the whole batch: tokens must not know of each other.": x / x.pow(2).mean().sqrt() * w}, 1e-4)
 
+# %% ../nbs/20_exercises.ipynb #3ce09fd1
 def _rms_eps(rms_norm):
     "eps is added to the mean square"
     x, w = 0.01 * _random(3, 8), torch.ones(8)
     root = x.pow(2).mean(-1, keepdim=True).sqrt()
     _same(rms_norm(x, w, 1e-3), _rms_reference(x, w, 1e-3), "small x, eps=1e-3", "Where does eps come in: before the root?", {
-        "Your eps stands outside the root.": x / (root + 1e-3), "Does eps do anything in your code?": x / root,
+        "Your eps stands outside the root.": x / (root + 1e-3), "eps itself is added, not its square.": x / (root ** 2 + 1e-6).sqrt(),
+        "eps is added once, under the root.": x / ((root ** 2 + 1e-3).sqrt() + 1e-3), "Does eps do anything in your code?": x / root,
         "You seem to use the usual eps, whatever the caller says.": _rms_reference(x, w)})
 
+# %% ../nbs/20_exercises.ipynb #724bfa75
 def _rms_zero(rms_norm):
     "A vector of zeros stays one"
     _same(rms_norm(torch.zeros(2, 8), torch.ones(8)), torch.zeros(2, 8), "zeros", "Zero by zero: what is eps for?")
 
+# %% ../nbs/20_exercises.ipynb #0516e4dc
 def _rms_half(rms_norm):
     "In float16 large numbers do not overflow"
     x = torch.full((1, 8), 300.0, dtype=torch.float16)
     got = rms_norm(x, torch.ones(8, dtype=torch.float16))
-    _expect(isinstance(got, Tensor) and got.dtype == torch.float16, f"float16 in, {getattr(got, 'dtype', type(got))} out", "What comes in as float16 goes out as float16.")
-    _same(got.float(), torch.ones(1, 8), "300 in float16", "300 squared is more than float16 can hold: in which precision do you square?", tolerance=1e-3)
+    _same(got, torch.ones(1, 8, dtype=torch.float16), "300 in float16", "300 squared is more than float16 can hold: in which precision do you square?", tolerance=1e-3)
 
-# %% ../nbs/20_exercises.ipynb #6c8b563f
+# %% ../nbs/20_exercises.ipynb #c562ffd8
+def _rms_flows(rms_norm):
+    "Gradients flow through it, to x and to the weight"
+    _flows(rms_norm, _rms_reference, [_random(2, 8), _random(8, seed=1)])
+
+# %% ../nbs/20_exercises.ipynb #0f877307
 def _rms_kept(rms_norm):
     "It leaves its input as it was"
     x = _random(2, 8)
@@ -322,30 +453,38 @@ def _rms_kept(rms_norm):
     rms_norm(x, torch.ones(8))
     _same(x, before, "x after the call", "Some line writes into x: make a new tensor.")
 
+# %% ../nbs/20_exercises.ipynb #e7593e7e
 exercises["norm"] = Exercise("give every vector the same size", "rms_norm(x: Tensor, weight: Tensor, eps=1e-5) -> Tensor", "05_block",
-    [_rms_kept, _rms_formula, _rms_eps, _rms_zero, _rms_half])
+    [_rms_kept, _rms_formula, _rms_eps, _rms_zero, _rms_half, _rms_flows])
 
 # %% ../nbs/20_exercises.ipynb #41502702
-def _attention_plain(q, k, v, scale=True, power=0.5, dim=-1, seen=None):
+def _attention_plain(q, k, v, scale=True, power=0.5, dim=-1, seen=None, hidden=-torch.inf):
     "The formula; the arguments make known mistakes."
     T, D = q.shape[-2:]
     if seen is None: seen = torch.ones(T, T, dtype=torch.bool).tril()
     scores = q @ k.mT / (D ** power if scale else 1)
-    return scores.masked_fill(~seen, -torch.inf).softmax(dim) @ v
+    return scores.masked_fill(~seen, hidden).softmax(dim) @ v
 
+# %% ../nbs/20_exercises.ipynb #227b4303
 def _attention_shape(attention):
     "Out comes the shape of v, for any dimensions in front"
     for lead in ((2, 3), (2,), ()):
         q, k, v = (_random(*lead, 5, width, seed=i) for i, width in enumerate((4, 4, 6)))
         got = attention(q, k, v)
-        _expect(isinstance(got, Tensor) and got.shape == v.shape, f"q and k {tuple(q.shape)}, v {tuple(v.shape)}: {tuple(got.shape)} came out",
-               "Transpose the last two dimensions of k, whichever stand in front of them.")
+        _same(torch.zeros_like(got) if isinstance(got, Tensor) else got, torch.zeros(v.shape), f"q and k {tuple(q.shape)}, v {tuple(v.shape)}", "Transpose the last two dimensions of k, whichever stand in front of them.")
 
+# %% ../nbs/20_exercises.ipynb #44251939
 def _attention_own(attention):
     "The first token, which sees nothing but itself, gets its own value"
     q, k, v = (_random(1, 5, 4, seed=i) for i in range(3))
-    _same(attention(q, k, v)[:, 0], v[:, 0], "the first of five tokens", "Whom may the first token see, and what do its weights sum to?")
+    got = attention(q, k, v)
+    _same(got[:, 0] if isinstance(got, Tensor) else got, v[:, 0], "the first of five tokens", "Whom may the first token see, and what do its weights sum to?", {
+        "The masked scores are near 0, and exp(0) is 1: what number has to stand there for a weight of 0?": _attention_plain(q, k, v, hidden=0.0)[:, 0],
+        "The weights sum to 1 over the queries: over which dimension should they?": _attention_plain(q, k, v, dim=-2)[:, 0],
+        "The mask hides what may be seen, and shows the rest.": _attention_plain(q, k, v, seen=torch.ones(5, 5, dtype=torch.bool).triu(1))[:, 0],
+        "nan": "Where does nan come from? 0 times -inf is nan, and so is the softmax of a row in which all is masked."})
 
+# %% ../nbs/20_exercises.ipynb #8718b25b
 def _attention_causal(attention):
     "No token sees a later one"
     q, k, v = (_random(1, 5, 4, seed=i) for i in range(3))
@@ -355,26 +494,39 @@ def _attention_causal(attention):
     moved = (attention(q, k2, v2)[:, :3] - before[:, :3]).abs().max()
     _expect(moved < 1e-5, f"five tokens; key and value 3 changed, and what tokens 0 to 2 get moved by {moved:.2g}", "Which scores must not count? Look at rows and columns of the mask: rows are queries.")
 
+# %% ../nbs/20_exercises.ipynb #8be1a885
 def _attention_one(attention):
     "The weights of each token sum to 1"
     q, k = _random(1, 6, 4), _random(1, 6, 4, seed=1)
     _same(attention(q, k, torch.ones(1, 6, 4)), torch.ones(1, 6, 4), "values that are all 1", "Whatever the weights are, they should sum to 1 over the keys. Is the mask applied before the softmax, and with what number?")
 
-# %% ../nbs/20_exercises.ipynb #227b4303
+# %% ../nbs/20_exercises.ipynb #1f683911
 def _attention_formula(attention):
     "Equal to PyTorch's kernel"
-    q, k, v = (_random(2, 3, 6, 4, seed=i) for i in range(3))
-    _same(attention(q, k, v), F.scaled_dot_product_attention(q, k, v, is_causal=True), "shape (2, 3, 6, 4)", "softmax(q kᵀ / √D) v, step by step: compare each one by hand.", {
+    q, k, v = (_random(2, 3, 6, width, seed=i) for i, width in enumerate((4, 4, 5)))
+    _same(attention(q, k, v), F.scaled_dot_product_attention(q, k, v, is_causal=True), "q and k (2, 3, 6, 4), v (2, 3, 6, 5)", "Take two tokens and D = 1, work out scores, scale, weights and sum by hand, and compare each step.", {
+        "Is it a product with √D, or a quotient?": _attention_plain(q, k, v, power=-0.5),
+        "Is it √D of the queries and keys, or the root of the width of v?": _attention_plain(q * 2 / 5 ** 0.5, k, v),
+        "A token sees itself, too.": _attention_plain(q, k, v, seen=torch.ones(6, 6, dtype=torch.bool).tril(-1) | (torch.arange(6) + torch.arange(6)[:, None] == 0)),
         "How large do scores get when D is large? Something is missing that keeps them near 1.": _attention_plain(q, k, v, scale=False),
         "The scale is a root.": _attention_plain(q, k, v, power=1),
         "Is it √D, or √ of the number of tokens?": _attention_plain(q * 2 / 6 ** 0.5, k, v),
         "Queries and keys are exchanged.": _attention_plain(k, q, v)})
 
+# %% ../nbs/20_exercises.ipynb #6346a649
 def _attention_large(attention):
     "Large scores do no harm"
     q, k, v = (_random(1, 4, 4, seed=i) for i in range(3))
+    _same(attention(-400 * k, 400 * k, v), F.scaled_dot_product_attention(-400 * k, 400 * k, v, is_causal=True), "scores far below minus ten thousand",
+         "The number that stands for a masked score must lose against every other: is yours low enough?", dict(nan="exp of a score of thousands: it is infinite, or they are all 0. What may be subtracted from all scores of a row without changing the softmax?"), tolerance=1e-4)
     _same(attention(100 * q, 100 * k, v), F.scaled_dot_product_attention(100 * q, 100 * k, v, is_causal=True), "scores of thousands", "exp of a thousand is infinite. What may be subtracted from all scores of a row without changing the softmax?", tolerance=1e-4)
 
+# %% ../nbs/20_exercises.ipynb #79101dd9
+def _attention_flows(attention):
+    "Gradients flow through it, to q, k and v"
+    _flows(attention, _attention_plain, [_random(1, 5, 4, seed=i) for i in range(3)])
+
+# %% ../nbs/20_exercises.ipynb #20caae9e
 def _attention_kept(attention):
     "It leaves q, k and v as they were"
     parts = [_random(1, 4, 4, seed=i) for i in range(3)]
@@ -382,8 +534,9 @@ def _attention_kept(attention):
     attention(*parts)
     for name, p, b in zip("qkv", parts, before): _same(p, b, f"{name} after the call", "Some line writes into it: make a new tensor.")
 
+# %% ../nbs/20_exercises.ipynb #354181d9
 exercises["attention"] = Exercise("let tokens look back", "attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor", "04_attention",
-    [_attention_shape, _attention_kept, _attention_own, _attention_causal, _attention_one, _attention_formula, _attention_large])
+    [_attention_shape, _attention_kept, _attention_own, _attention_causal, _attention_one, _attention_formula, _attention_large, _attention_flows])
 
 # %% ../nbs/20_exercises.ipynb #89c24e4f
 def _probes(seed=0):
@@ -394,16 +547,19 @@ def _probes(seed=0):
         return function
     return [probe(name, i) for i, name in enumerate(("attention", "feed_forward", "norm1", "norm2"))], calls
 
+# %% ../nbs/20_exercises.ipynb #cbbcafeb
 def _block_reference(x, attention, feed_forward, norm1, norm2):
     x = x + attention(norm1(x))
     return x + feed_forward(norm2(x))
 
+# %% ../nbs/20_exercises.ipynb #910fcbcc
 def _block_silent(block):
     "If both branches write nothing, the stream passes unchanged"
     x = _random(1, 3, 8)
     _same(block(x, torch.zeros_like, torch.zeros_like, lambda h: 2 * h, lambda h: 2 * h), x, "branches that return zeros",
          "What is added to what? The stream itself passes no norm.")
 
+# %% ../nbs/20_exercises.ipynb #356e978c
 def _block_kept(block):
     "It leaves x as it was"
     x, (parts, _) = _random(1, 3, 8), _probes()
@@ -411,6 +567,7 @@ def _block_kept(block):
     block(x, *parts)
     _same(x, before, "x after the call", "x += … writes into the caller's tensor: what does x = x + … do?")
 
+# %% ../nbs/20_exercises.ipynb #1b29d687
 def _block_calls(block):
     "Each part is called once"
     (parts, calls) = _probes()
@@ -418,7 +575,7 @@ def _block_calls(block):
     often = {name: calls.count(name) for name in ("attention", "feed_forward", "norm1", "norm2")}
     _expect(set(often.values()) == {1}, ", ".join(f"{name} {n} times" for name, n in often.items()), "Two branches, each with a norm of its own: who is called twice, or never?")
 
-# %% ../nbs/20_exercises.ipynb #cbbcafeb
+# %% ../nbs/20_exercises.ipynb #36611a52
 def _block_formula(block):
     "First attention, then the feed-forward, each through its norm"
     x, (parts, _) = _random(2, 3, 8), _probes()
@@ -430,10 +587,20 @@ def _block_formula(block):
         "Norms stand in front of the branches, not behind the sums: that was the order of 2017.": (lambda y: n2(y + ff(y)))(n1(x + att(x))),
         "Which norm belongs to which branch?": (lambda y: y + ff(n1(y)))(x + att(n2(x))),
         "What is added to attention's output: x, or its norm?": (lambda y: n2(y) + ff(n2(y)))(n1(x) + att(n1(x))),
+        "A norm stands in front of its branch, on what the branch reads.": (lambda y: y + n2(ff(y)))(x + n1(att(x))),
+        "The second sum begins with what the first one left.": x + ff(n2(middle)),
+        "The feed-forward reads the whole stream, not only what attention has added.": middle + ff(n2(att(n1(x)))),
         "Both norms look at the incoming stream.": (lambda a, b: x + att(a) + ff(b))(n1(x), n2(x))})
 
+# %% ../nbs/20_exercises.ipynb #fd259c4f
+def _block_flows(block):
+    "Gradients flow through it"
+    def whole(block): return lambda x: block(x, torch.tanh, torch.sigmoid, torch.sin, torch.cos)
+    _flows(whole(block), whole(_block_reference), [_random(1, 3, 8)])
+
+# %% ../nbs/20_exercises.ipynb #c451db40
 exercises["block"] = Exercise("put the residual stream together", "block(x, attention, feed_forward, norm1, norm2) -> Tensor", "05_block",
-    [_block_kept, _block_silent, _block_calls, _block_formula])
+    [_block_kept, _block_silent, _block_calls, _block_formula, _block_flows])
 
 # %% ../nbs/20_exercises.ipynb #b77f6713
 def _loss_scalar(cross_entropy):
@@ -444,38 +611,56 @@ def _loss_scalar(cross_entropy):
         _expect(isinstance(got, Tensor) and got.shape == (), f"logits {tuple(z.shape)}, targets {tuple(t.shape)}: {tuple(got.shape) if isinstance(got, Tensor) else type(got).__name__} came out",
                "A mean over all targets is one number, kept as a tensor (no .item()).")
 
+# %% ../nbs/20_exercises.ipynb #0eb104eb
 def _loss_uniform(cross_entropy):
     "Equal logits cost ln V"
     _same(cross_entropy(torch.zeros(4, 10), torch.arange(4)), torch.tensor(10.0).log(), "10 equal logits", "How surprising is one of ten equals, in nats?", {
         "The normaliser sums over the ids of a row. Does yours sum over rows?": torch.tensor(4.0).log(),
+        "The zeros of a one-hot take part in your mean.": torch.tensor(10.0).log() / 10,
+        "That is the perplexity: the loss is its logarithm.": torch.tensor(10.0),
+        "Which logarithm is it? The course counts nats.": torch.tensor(1.0),
         "Those are bits: the course counts nats.": torch.tensor(10.0).log2(), "One number for each target, and then their mean.": 4 * torch.tensor(10.0).log(),
         "A loss falls as the target's probability rises: mind the sign.": -torch.tensor(10.0).log(),
         "That is the probability itself; where is the logarithm?": torch.tensor(-0.1)})
 
+# %% ../nbs/20_exercises.ipynb #445292b9
 def _loss_formula(cross_entropy):
     "Equal to PyTorch's cross_entropy"
     z, t = _random(7, 5), torch.tensor([0, 1, 2, 3, 4, 0, 1])
     rows = torch.arange(7)
     _same(cross_entropy(z, t), F.cross_entropy(z, t), "seven targets of five ids", "The logarithm of the softmax at the target, for each row.", {
+        "The softmax is taken twice.": F.cross_entropy(z.softmax(-1), t),
+        "The target is never looked at: that is how unsure the model is, not how surprised.": -(z.softmax(-1) * z.log_softmax(-1)).sum(-1).mean(),
+        "The mean of the logarithms is not the logarithm of the mean.": -z.softmax(-1)[rows, t].mean().log(),
         "The target's logit alone says nothing: compared to what?": -z[rows, t].mean(),
         "Which entry of each row is picked, the target's?": -z.log_softmax(-1).max(-1).values.mean()})
 
+# %% ../nbs/20_exercises.ipynb #bb083ce9
+def _loss_batch(cross_entropy):
+    "A batch (B, T, V) is B · T targets"
+    z, t = _random(2, 3, 5), torch.tensor([[0, 1, 2], [3, 4, 0]])
+    _same(cross_entropy(z, t), F.cross_entropy(z.flatten(0, 1), t.flatten()), "logits (2, 3, 5)", "Give each row of five logits alone: what changes when rows stand in a batch?", {
+        "The ids are the last dimension, whatever stands in front of it: over which one is your softmax?": -z.log_softmax(1).gather(-1, t[..., None]).mean(),
+        "The mean is over all B · T targets, not over the B rows.": 3 * F.cross_entropy(z.flatten(0, 1), t.flatten())})
+
+# %% ../nbs/20_exercises.ipynb #9cd4b954
 def _loss_large(cross_entropy):
     "Large logits do no harm"
     z, t = torch.tensor([[1e4, 0.0, -1e4], [0.0, 1e4, 0.0]]), torch.tensor([1, 1])
-    _same(cross_entropy(z, t), F.cross_entropy(z, t), "logits of ten thousand", "exp(10000) is infinite, and log(0) too. Subtract the largest logit first, and never take the log of a probability.")
+    _same(cross_entropy(z, t), F.cross_entropy(z, t), "logits of ten thousand", "exp(10000) is infinite, and so is the logarithm of a probability that was rounded to 0. What may be subtracted from all logits of a row without changing the softmax, and which logarithm can be taken before dividing?")
 
-# %% ../nbs/20_exercises.ipynb #0eb104eb
+# %% ../nbs/20_exercises.ipynb #b0923f0f
 def _loss_gradient(cross_entropy):
     "Its gradient is softmax minus target, over the number of targets"
     z, t = _random(6, 5).requires_grad_(), torch.arange(6) % 5
     loss = cross_entropy(z, t)
-    _expect(loss.requires_grad, "logits that require a gradient", "Somewhere the way back is cut: .item(), .detach(), torch.tensor(…) or numpy.")
+    _expect(loss.requires_grad, "logits that require a gradient", _cut)
     grad, = torch.autograd.grad(loss, z)
     _same(grad, ((z.softmax(-1) - F.one_hot(t, 5)) / 6).detach(), "six targets", "Is a part of the normaliser detached?")
 
+# %% ../nbs/20_exercises.ipynb #e4a33d36
 exercises["loss"] = Exercise("measure surprise", "cross_entropy(logits: Tensor, targets: Tensor) -> Tensor", "06_model",
-    [_loss_scalar, _loss_uniform, _loss_formula, _loss_large, _loss_gradient])
+    [_loss_scalar, _loss_uniform, _loss_formula, _loss_batch, _loss_large, _loss_gradient])
 
 # %% ../nbs/20_exercises.ipynb #09fb3d6d
 def _drive(cls, steps, shapes=((3, 4), (5,)), grads=None, start=1.0, **options):
@@ -488,7 +673,8 @@ def _drive(cls, steps, shapes=((3, 4), (5,)), grads=None, start=1.0, **options):
         optimizer.step()
     return torch.cat([p.detach().flatten() for p in params])
 
-def _wrong_adam(decoupled=True, correct=True, inside=False, clock=True, swapped=False, times_lr=True, square=True):
+# %% ../nbs/20_exercises.ipynb #3795c212
+def _wrong_adam(decoupled=True, correct=True, inside=False, clock=True, swapped=False, times_lr=True, square=True, shared=False, late=False, early_eps=False, flipped=False):
     "AdamW with a known mistake."
     class Wrong:
         def __init__(self, params, lr, betas, eps, weight_decay):
@@ -497,23 +683,29 @@ def _wrong_adam(decoupled=True, correct=True, inside=False, clock=True, swapped=
         @torch.no_grad()
         def step(self):
             lr, (b1, b2), eps, decay = self.o
-            self.t = self.t + 1 if clock else 1
+            self.t = self.t + (not shared) if clock else 1
             for p, m, v in zip(self.params, self.m, self.v):
+                self.t += shared
                 g = p.grad if decoupled else p.grad + decay * p
-                if decoupled: p.mul_(1 - (lr if times_lr else 1) * decay)
-                m.mul_(b1).add_((1 - b1) * g); v.mul_(b2).add_((1 - b2) * (g * g if square else g.abs()))
+                if decoupled and not late: p.mul_(1 - (lr if times_lr else 1) * decay)
+                c1, c2 = (1 - b1, 1 - b2) if flipped else (b1, b2)
+                m.mul_(c1).add_((1 - c1) * g); v.mul_(c2).add_((1 - c2) * (g * g if square else g.abs()))
                 mh, vh = (m / (1 - b1**self.t), v / (1 - b2**self.t)) if correct else (m, v)
-                p.sub_(lr * mh / ((vh + eps).sqrt() if inside else vh.sqrt() + eps))
+                p.sub_(lr * mh / ((vh + eps).sqrt() if inside else (v.sqrt() + eps) / (1 - b2**self.t) ** 0.5 if early_eps else vh.sqrt() + eps))
+                if late: p.mul_(1 - lr * decay)
     return Wrong
 
-# %% ../nbs/20_exercises.ipynb #3795c212
+# %% ../nbs/20_exercises.ipynb #761d3dfb
 def _adam_zero(AdamW):
     "zero_grad() clears the gradients"
     p = nn.Parameter(torch.ones(3))
     p.grad = torch.ones(3)
     AdamW([p], lr=0.1).zero_grad()
     _expect(p.grad is None or not p.grad.any(), "a gradient of ones, then zero_grad()", "Set each gradient to None, or to zeros.")
+    try: AdamW([nn.Parameter(torch.ones(3))], lr=0.1).zero_grad()
+    except AttributeError: raise _Broken("zero_grad() before the first backward pass", "There is no gradient yet: p.grad is None.") from None
 
+# %% ../nbs/20_exercises.ipynb #42d7b43f
 def _adam_none(AdamW):
     "A parameter without a gradient stays as it is"
     p = nn.Parameter(torch.ones(3))
@@ -521,13 +713,20 @@ def _adam_none(AdamW):
     optimizer.step()
     _same(p.detach(), torch.ones(3), "grad is None", "Skip it, decay included: it took no part in this step.")
 
+# %% ../nbs/20_exercises.ipynb #f261cfbb
 def _adam_first(AdamW):
     "The first step is as long as the learning rate, whatever the gradient"
     def grads(p, s, i): return torch.tensor([1e-3, 1.0, 50.0, 1e4], dtype=torch.float64)
+    def long(lrs): return torch.full((4,), 0.01 * lrs, dtype=torch.float64)
     ends = [_drive(AdamW, steps, shapes=((4,),), grads=grads, weight_decay=0.0) for steps in (0, 1)]
-    _same(ends[0] - ends[1], torch.full((4,), 0.01, dtype=torch.float64), "gradients 0.001, 1, 50 and 10000, lr=0.01", "After one step m is 0.1 g and v is 0.05 g²: what makes lr of these?", {
-        "m and v begin at zero, and after one step they are still mostly zero: how is that made up for?": torch.full((4,), 0.01 * 0.1 / 0.05 ** 0.5, dtype=torch.float64)}, 1e-4)
+    _same(ends[0] - ends[1], long(1), "gradients 0.001, 1, 50 and 10000, lr=0.01", "After one step m is 0.1 g and v is 0.05 g²: what makes lr of these?", {
+        "m and v begin at zero, and after one step they are still mostly zero: how is that made up for?": long(0.1 / 0.05 ** 0.5),
+        "m begins at zero, too, and after one step is still mostly zero.": long(0.1), "v begins at zero, too, and after one step is still mostly zero.": long(1 / 0.05 ** 0.5),
+        "m and v begin at zero, not at the first gradient: the correction is made for that.": long(10 * 0.05 ** 0.5),
+        "What was remembered keeps the share beta, the new gradient gets the rest.": long(9 / 19 ** 0.5),
+        "nan": "In the first step something is divided by zero: what is 1 - beta**0?"}, 1e-4)
 
+# %% ../nbs/20_exercises.ipynb #1313cc8c
 def _adam_decay(AdamW):
     "Without gradient only decay is left: the share lr · weight_decay"
     got = _drive(AdamW, 3, grads=lambda p, s, i: torch.zeros_like(p))
@@ -536,69 +735,95 @@ def _adam_decay(AdamW):
         "Decay went through m and v, which makes all weights decay alike: keep it apart from the gradient.": _drive(_wrong_adam(decoupled=False), 3, grads=lambda p, s, i: torch.zeros_like(p)),
         "The share is lr · weight_decay, not weight_decay.": now * 0.9 ** 3, "There is no decay at all.": now, "The sign: weights should shrink.": now * 1.001 ** 3}, 1e-6)
 
+# %% ../nbs/20_exercises.ipynb #f3e845b5
 def _adam_steps(AdamW):
     "Equal to PyTorch's after 20 steps"
     _same(_drive(AdamW, 20), _drive(torch.optim.AdamW, 20), "two parameters, 20 steps", "Write down m, v and the weight for two steps by hand, and compare.", {
+        "The step count grows once a step, not once a parameter.": _drive(_wrong_adam(shared=True), 20),
+        "Decay takes its share of the weight as it was before the step.": _drive(_wrong_adam(late=True), 20),
+        "eps is added to the root of the corrected v.": _drive(_wrong_adam(early_eps=True), 20),
         "Does your step count grow? The correction fades with it.": _drive(_wrong_adam(clock=False), 20),
         "Which beta belongs to the mean, and which to the mean square?": _drive(_wrong_adam(swapped=True), 20)}, 1e-9)
 
-# %% ../nbs/20_exercises.ipynb #761d3dfb
+# %% ../nbs/20_exercises.ipynb #59d94ecc
 def _adam_own(AdamW):
     "Each parameter has its own m and v"
     def grads(p, s, i): return torch.full_like(p, 1.0 if i == 0 else -100.0)
     _same(_drive(AdamW, 5, shapes=((4,), (4,)), grads=grads), _drive(torch.optim.AdamW, 5, shapes=((4,), (4,)), grads=grads),
          "two parameters of one shape with gradients 1 and -100", "Where do m and v live? One pair for each parameter.", tolerance=1e-9)
 
+# %% ../nbs/20_exercises.ipynb #77930f50
 def _adam_eps(AdamW):
     "eps stands outside the root"
     _same(_drive(AdamW, 5, eps=0.1), _drive(torch.optim.AdamW, 5, eps=0.1), "eps=0.1, five steps", "Where is eps added?", {
         "Yours stands under the root.": _drive(_wrong_adam(inside=True), 5, eps=0.1), "Yours is not used.": _drive(torch.optim.AdamW, 5, eps=1e-8)}, 1e-9)
 
+# %% ../nbs/20_exercises.ipynb #bbf6733f
+def _adam_generator(AdamW):
+    "The parameters may come from a generator, as those of model.parameters()"
+    params = [nn.Parameter(torch.ones(3)) for _ in range(2)]
+    optimizer = AdamW((p for p in params), lr=0.1, weight_decay=0.0)
+    for _ in range(2):
+        for p in params: p.grad = torch.ones(3)
+        optimizer.step()
+    _same(torch.stack([p.detach() for p in params]), torch.full((2, 3), 0.8), "a generator of two parameters, two steps, lr=0.1", "A generator can be walked through only once: what is left of it in the second step?")
+
+# %% ../nbs/20_exercises.ipynb #7c61d419
 exercises["optimizer"] = Exercise("AdamW", "class AdamW(params, lr, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)", "09_optim",
-    [_adam_zero, _adam_none, _adam_first, _adam_decay, _adam_steps, _adam_eps, _adam_own])
+    [_adam_zero, _adam_none, _adam_first, _adam_decay, _adam_steps, _adam_eps, _adam_own, _adam_generator])
 
 # %% ../nbs/20_exercises.ipynb #44b08352
 def _luck(seed): return torch.Generator().manual_seed(seed)
 
+# %% ../nbs/20_exercises.ipynb #93c894de
 def _drawn(sample, p, n=20_000, **options):
     "How often each id came, of n draws from probabilities `p`."
-    got = sample(torch.tensor(p, dtype=torch.float64).log().float().expand(n, -1), generator=_luck(3), **options)
+    got = sample(torch.tensor(p, dtype=torch.float64).log().float().repeat(n, 1), generator=_luck(3), **options)
     return torch.bincount(got, minlength=len(p)).double() / n
 
+# %% ../nbs/20_exercises.ipynb #3505f7e6
 def _rates(p): return torch.tensor(p, dtype=torch.float64) / sum(p)
 
+# %% ../nbs/20_exercises.ipynb #db5b2c96
 def _sample_shape(sample):
     "One whole number a row"
     got = sample(_random(5, 7), generator=_luck(0))
     _expect(isinstance(got, Tensor) and got.shape == (5,) and not got.is_floating_point(), f"logits (5, 7): {(tuple(got.shape), got.dtype) if isinstance(got, Tensor) else type(got).__name__} came out",
-           "multinomial returns a column. What shape is asked for?")
+           "One whole number for each row, in a tensor (B,): multinomial returns a column.")
+    got = sample(_random(1, 7), generator=_luck(0))
+    _expect(got.shape == (1,), f"logits (1, 7): {tuple(got.shape)} came out", "A batch of one row has one number, too. What does squeeze() do to it without a dimension?")
 
+# %% ../nbs/20_exercises.ipynb #fc2d6859
 def _sample_greedy(sample):
     "Temperature 0 takes the likeliest"
     z = _random(6, 9)
     _same(sample(z, temperature=0.0, generator=_luck(0)), z.argmax(-1), "temperature 0", "Dividing by 0 is no way to get there.")
 
+# %% ../nbs/20_exercises.ipynb #b5d0b7f6
 def _sample_seed(sample):
     "The same generator, the same draws; another one, others"
     z = torch.zeros(64, 50)
     one, again, other = (sample(z, generator=_luck(seed)) for seed in (1, 1, 2))
     _expect(bool((one == again).all()), "64 rows, seed 1 twice", "Does all luck come from the generator that is handed in?")
     _expect(not bool((one == other).all()), "64 rows, seeds 1 and 2", "Is there any luck in it at all?")
+    _expect(len(one.unique()) > 1, f"64 equal rows of 50 ids: {int(one[0])} each time", "All rows got the same number: each needs luck of its own.")
 
+# %% ../nbs/20_exercises.ipynb #eff98df4
 def _sample_rates(sample):
     "Ids come as often as the softmax says"
     p = [0.5, 0.3, 0.15, 0.05]
     _same(_drawn(sample, p), _rates(p), "probabilities 0.5, 0.3, 0.15, 0.05, 20,000 draws", "Draw from the softmax of the logits.", {
-        "You draw evenly.": _rates([1, 1, 1, 1]), "Always the likeliest: that is temperature 0.": _rates([1, 0, 0, 0])}, 0.015)
+        "The softmax is taken twice.": _rates([math.exp(x) for x in p]), "You draw evenly.": _rates([1, 1, 1, 1]), "Always the likeliest: that is temperature 0.": _rates([1, 0, 0, 0])}, 0.015)
 
-# %% ../nbs/20_exercises.ipynb #93c894de
+# %% ../nbs/20_exercises.ipynb #5a09d0b0
 def _sample_temperature(sample):
     "Temperature divides the logits"
     p, cold = [0.5, 0.3, 0.15, 0.05], [x ** 2 for x in (0.5, 0.3, 0.15, 0.05)]
     _same(_drawn(sample, p, temperature=0.5), _rates(cold), "temperature 0.5", "Which way does temperature 0.5 move the odds?", {
         "It has no effect.": _rates(p), "Colder should mean surer: yours gets less sure.": _rates([x ** 0.5 for x in p]),
-        "Divide the logits, before the softmax.": _rates([x / 0.5 for x in p])}, 0.015)
+        "The logits are divided twice.": _rates([x ** 4 for x in p])}, 0.015)
 
+# %% ../nbs/20_exercises.ipynb #3ba7b047
 def _sample_top_k(sample):
     "top_k keeps the k likeliest"
     p = [0.1, 0.4, 0.3, 0.2]
@@ -607,6 +832,7 @@ def _sample_top_k(sample):
         "Those are the first two, not the likeliest two.": _rates([0.1, 0.4, 0, 0]),
         "They are the right two. But what was cut is shared among them in proportion.": _rates([0, 1, 1, 0])}, 0.015)
 
+# %% ../nbs/20_exercises.ipynb #1a8cd08b
 def _sample_top_p(sample):
     "top_p keeps the smallest set that reaches it"
     p = [0.06, 0.5, 0.14, 0.3]
@@ -618,6 +844,15 @@ def _sample_top_p(sample):
     tight = _drawn(sample, [0.9, 0.06, 0.04], top_p=0.5)
     _same(tight, _rates([1, 0, 0]), "probabilities 0.9, 0.06, 0.04, top_p=0.5", "The likeliest id alone reaches it, and always stays.")
 
+# %% ../nbs/20_exercises.ipynb #f7e0f108
+def _sample_rows(sample):
+    "Each row is cut by its own logits"
+    z = _random(64, 9)
+    for options in (dict(top_k=1), dict(top_p=0.01)):
+        name, value = *options, *options.values()
+        _same(sample(z, generator=_luck(0), **options), z.argmax(-1), f"64 rows that differ, {name}={value}", f"With {name}={value} each row has one id left, its likeliest. Does one row decide for the others?")
+
+# %% ../nbs/20_exercises.ipynb #c8c47233
 def _sample_order(sample):
     "First temperature, then top_k, then top_p"
     p = [0.4, 0.3, 0.2, 0.1]
@@ -626,7 +861,7 @@ def _sample_order(sample):
     _same(_drawn(sample, p, top_k=2, top_p=0.55), _rates([1, 0, 0, 0]), "top_k=2 and top_p=0.55", "What is the likeliest one's share once top_k has left two?", {
         "top_p looked at the probabilities before top_k.": _rates([0.4, 0.3, 0, 0])}, 0.015)
 
-# %% ../nbs/20_exercises.ipynb #3505f7e6
+# %% ../nbs/20_exercises.ipynb #d89a4ef8
 def _sample_kept(sample):
     "It leaves the logits as they were"
     z = _random(4, 9)
@@ -634,8 +869,9 @@ def _sample_kept(sample):
     sample(z, temperature=0.7, top_k=3, top_p=0.8, generator=_luck(0))
     _same(z, before, "logits after the call", "Some line writes into the logits: make a new tensor.")
 
+# %% ../nbs/20_exercises.ipynb #88946ce9
 exercises["sampler"] = Exercise("draw the next token", "sample(logits, temperature=1.0, top_k=None, top_p=None, generator=None) -> Tensor", "07_generate",
-    [_sample_shape, _sample_kept, _sample_greedy, _sample_seed, _sample_rates, _sample_temperature, _sample_top_k, _sample_top_p, _sample_order])
+    [_sample_shape, _sample_greedy, _sample_seed, _sample_rates, _sample_temperature, _sample_top_k, _sample_top_p, _sample_rows, _sample_order, _sample_kept])
 
 # %% ../nbs/20_exercises.ipynb #71d4643a
 class _YourAttention(CausalSelfAttention):
@@ -645,22 +881,43 @@ class _YourAttention(CausalSelfAttention):
         q, k, v = self.qkv(x).view(B, T, -1, self.d_head).transpose(1, 2).split((self.n_head, self.n_kv_head, self.n_kv_head), dim=1)
         if self.q_norm is not None: q, k = self.q_norm(q), self.k_norm(k)
         if self.rope is not None: q, k = self.rope(q, positions), self.rope(k, positions)
-        if cache is not None: k, v = cache.update(k, v, None)
+        ragged = cache is not None and cache.cache.lengths is not None       # prompts of different lengths
+        if cache is not None: k, v = cache.update(k, v, positions if ragged else None)
         k, v = (part.repeat_interleave(self.n_head // self.n_kv_head, dim=1) for part in (k, v))
-        rows = F.pad(q, (0, 0, k.shape[2] - T, 0))     # your function wants a query for each key
-        y = self.yours(rows, k, v)[:, :, -T:]
+        at = positions if ragged else torch.arange(k.shape[2] - T, k.shape[2]).expand(B, T)
+        at = at.to(q.device)[:, None, :, None].expand_as(q)
+        rows = torch.zeros_like(k).scatter(2, at, q)   # your function wants a query for each key
+        y = self.yours(rows, k, v).gather(2, at)
         return self.out(y.transpose(1, 2).reshape(B, T, -1))
 
+# %% ../nbs/20_exercises.ipynb #cf72476c
 class _YourBlock(TransformerBlock):
     "Our four modules, put together by your function."
     def forward(self, x, positions, cache=None):
         return self.yours(x, lambda h: self.attention(h, positions, cache), self.feed_forward, self.norm1, self.norm2)
 
+# %% ../nbs/20_exercises.ipynb #a2269e83
 class _YourNorm(RMSNorm):
+    "Our weight and eps, handed to your function."
     def forward(self, x): return self.yours(x, self.weight, self.eps)
 
+# %% ../nbs/20_exercises.ipynb #d5f8212f
 class _YourRoPE(RoPE):
-    def forward(self, x, positions): return self.yours(x, positions)
+    "Our angles, one row of the batch after the other where their positions differ."
+    def forward(self, x, positions):
+        if positions.ndim == 1: return self.yours(x, positions, base=self.settings[2])
+        return torch.stack([self.yours(row, at, base=self.settings[2]) for row, at in zip(x, positions)])
+
+# %% ../nbs/20_exercises.ipynb #37121c8d
+def _known(parts: dict) -> dict:
+    "`parts`, if they are parts; else `ValueError`."
+    for name, part in parts.items():
+        if name not in exercises: raise ValueError(f"{name!r} is no exercise: take some of {', '.join(exercises)}")
+        if not callable(part): raise ValueError(f"{name}={part!r} is no part: give your function or class itself")
+    return parts
+
+# %% ../nbs/20_exercises.ipynb #be0bef1a
+_places = dict(rope=(RoPE, _YourRoPE), norm=(RMSNorm, _YourNorm), attention=(CausalSelfAttention, _YourAttention), block=(TransformerBlock, _YourBlock))
 
 # %% ../nbs/20_exercises.ipynb #fe019ec7
 def with_parts(
@@ -668,16 +925,15 @@ def with_parts(
     parts: dict,   # any of rope, norm, attention, block: your functions
 ) -> GPT:          # a copy that calls them
     "A copy of the model with the same weights, and your functions in place of ours."
-    model, kinds = deepcopy(model), dict(rope=(RoPE, _YourRoPE), norm=(RMSNorm, _YourNorm), attention=(CausalSelfAttention, _YourAttention),
-                                         block=(TransformerBlock, _YourBlock))
-    for name in parts.keys() & kinds.keys():
-        ours, yours = kinds[name]
+    model = deepcopy(model)
+    for name in _known(parts).keys() & _places.keys():
+        ours, yours = _places[name]
         found = [module for module in model.modules() if type(module) is ours]
         if not found: raise ValueError(f"this model has no {ours.__name__} that your {name} could replace: {model.cfg}")
         for module in found: module.__class__, module.yours = yours, parts[name]
     return model
 
-# %% ../nbs/20_exercises.ipynb #e1c64fda
+# %% ../nbs/20_exercises.ipynb #c2ae81f7
 def train_with(
     parts: dict = {},        # any of the exercises' names → your function or class
     steps: int = 150,
@@ -685,7 +941,7 @@ def train_with(
     seed: int = 0,
 ) -> dict:                   # losses (one a step), model, tokenizer, text
     "Trains a small GPT on tales with your parts, and ours where you give none."
-    if unknown := parts.keys() - exercises.keys(): raise ValueError(f"{min(unknown)!r} is no exercise: take some of {', '.join(exercises)}")
+    _known(parts)
     texts = [tale.text for tale in tales(n_tales, seed=seed)]
     tokenizer = BPE(None, parts["bpe"]("\n".join(texts[:100]), 160)) if "bpe" in parts else BPE.train("\n".join(texts[:100]), 256 + 160 + 1)
     ids = torch.tensor([id for text in texts for id in [*tokenizer.encode(text), tokenizer.eot]])
