@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['field_comments', 'recipe', 'demo_recipe', 'corpus_options', 'commands', 'synonyms', 'add_fields', 'own_command',
            'ready_configs', 'find_config', 'read_config', 'ConfigFile', 'text_source', 'options_for', 'open_corpus',
-           'make_tokenizer', 'check_length', 'free_folder', 'token_origin', 'restore_tokens', 'run_data', 'open_data',
-           'Origin', 'Signals', 'fit', 'new_trainer', 'fast', 'given_trainer', 'is_planned', 'planned_trainer',
-           'keep_given', 'old_trainer', 'join_ranks', 'train', 'sparkline', 'tell_end', 'check_run', 'is_export',
-           'chosen_step', 'check_sampling', 'generate_text', 'stories', 'evaluate_run', 'write_surprise', 'export',
-           'finetune_run', 'is_tuned', 'bench', 'serve_run', 'prepare_tokens', 'in_tokens', 'train_tokenizer', 'stage',
-           'starter_text', 'demo', 'list_configs', 'build_parser', 'one_sentence', 'gather_texts', 'parse',
-           'no_empty_folders', 'main']
+           'make_tokenizer', 'check_length', 'free_folder', 'check_place', 'memory', 'check_memory', 'token_origin',
+           'restore_tokens', 'run_data', 'open_data', 'Origin', 'Signals', 'fit', 'new_trainer', 'fast',
+           'given_trainer', 'is_planned', 'planned_trainer', 'keep_given', 'old_trainer', 'join_ranks', 'train',
+           'sparkline', 'tell_end', 'check_run', 'is_export', 'chosen_step', 'check_sampling', 'generate_text',
+           'stories', 'evaluate_run', 'write_surprise', 'export', 'finetune_run', 'is_tuned', 'bench', 'check_serving',
+           'serve_run', 'prepare_tokens', 'in_tokens', 'train_tokenizer', 'stage', 'starter_text', 'demo',
+           'list_configs', 'build_parser', 'one_sentence', 'gather_texts', 'parse', 'no_empty_folders', 'main']
 
 # %% ../nbs/19_cli.ipynb #23403062
 import difflib
@@ -44,6 +44,7 @@ import yaml
 from fastcore.docments import docments
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser
 
+# %% ../nbs/19_cli.ipynb #b4c3b8c6
 from .bpe import BPE, CharTokenizer, load_tokenizer, write_whole
 from .cuda import OneCard, benchmark, ladder_lines, ladder_picture
 from .data import (Corpus, Prepared, clean_text, cleaning, corpora, hf_corpus, load_corpus,
@@ -111,6 +112,7 @@ def find_config(
 ) -> Path:
     "The file that --config means; `ValueError` lists the names where there is none."
     ready = ready_configs()
+    if not name: raise ValueError(f"--config is empty: choose one of {', '.join(ready)}, or give a file")
     if name in ready and not Path(name).is_file(): return ready[name]
     if (Path(name) / "config.yaml").is_file():
         raise ValueError(f"--config {name} is a folder: give the file in it, "
@@ -159,6 +161,7 @@ def text_source(
     "The paths of --text, or its hf:NAME; `FileNotFoundError` for a path where there is nothing."
     items = [text] if isinstance(text, str) else list(text)
     for item in items:
+        if not item: raise ValueError("--text has an empty name among its files: leave it out")
         if item.startswith("hf:"):
             if len(items) == 1: return item
             raise ValueError(f"--text {item} goes with no other text: give it alone")
@@ -252,6 +255,40 @@ def free_folder(
     while path.exists(): path, n = Path(f"{name}-{n}"), n + 1
     return path
 
+# %% ../nbs/19_cli.ipynb #a73b1915
+def check_place(
+    option: str,          # its name, for the message
+    path: str | Path,     # where something is to be written
+):
+    "Raise `ValueError` where a part of `path` is a file, in which nothing can lie."
+    for part in Path(path).absolute().parents:
+        if part.exists() and not part.is_dir():
+            raise ValueError(f"--{option} {path} would lie inside of {part.name}, which is a file: choose another place")
+
+# %% ../nbs/19_cli.ipynb #1da2c9dd
+def memory() -> int:  # bytes
+    "How much memory this machine has; a generous guess where the system does not tell."
+    try: return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError): return 2**42
+
+# %% ../nbs/19_cli.ipynb #b1e42a4f
+def check_memory(
+    cfg: GPTConfig,
+    batch_size: int = 1,  # rows of a pass
+):
+    "Raise `ValueError` where the weights alone, or the ids of one pass alone, are more than the memory holds."
+    least = _least(cfg)
+    if 4 * least > memory():
+        raise ValueError(f"a model of n_layer={cfg.n_layer}, d_model={cfg.d_model}, d_ff={cfg.d_ff} has at least {least:.2g} "
+                         "parameters, more than this machine can hold: choose smaller ones")
+    if 8 * batch_size * cfg.context_length > memory():
+        raise ValueError(f"batch_size={batch_size} rows of {cfg.context_length} tokens are more than this machine "
+                         "can hold: choose a smaller --train.batch_size")
+
+def _least(cfg):
+    "Fewer parameters than this it cannot have: queries and outputs, two layers of the feed-forward, embedding."
+    return cfg.n_layer * cfg.d_model * (2 * cfg.n_head * cfg.d_head + 2 * cfg.d_ff) + cfg.vocab_size * cfg.d_model
+
 # %% ../nbs/19_cli.ipynb #dbb69339
 _origin = "text", "corpus", "clean", *corpus_options, "tokenizer", "unk", "vocab_size"  # what tokens are made of
 
@@ -295,6 +332,8 @@ def run_data(
 ) -> Prepared:
     "The tokens of a run; raises `ValueError` where others have taken their place."
     restore_tokens(section)
+    if Path(section["path"]).is_file():
+        raise ValueError(f"--data {section['path']} is a file: give the folder that prepare made")
     data = Prepared.load(section["path"])
     if section.get("fingerprint", data.meta["corpus_fingerprint"]) == data.meta["corpus_fingerprint"]: return data
     raise ValueError(f"the tokens in {data.path} were made anew from another text: "
@@ -307,6 +346,8 @@ def open_data(
 ) -> tuple[Prepared, dict]:   # the tokens, and what they were made with
     "Tokens on disk: made of --text or --corpus, else those in the folder that --data names."
     made, changed = token_origin(args)
+    if isinstance(args.data, dict) and "path" not in args.data:
+        raise ValueError("--data names no path: give the folder that prepare made")
     if args.data and not changed:
         data = run_data(args.data if isinstance(args.data, dict) else {"path": args.data})
         if data.meta.get("clean") and not made: made = dict(clean=data.meta["clean"])
@@ -314,7 +355,7 @@ def open_data(
     source = SimpleNamespace(**dict.fromkeys(_origin) | made, data_dir=args.data_dir)
     corpus, kind = open_corpus(source), made.setdefault("tokenizer", "bpe")
     print(corpus)
-    tokenizer = make_tokenizer(kind, corpus, source.vocab_size or args.model.vocab_size, source.unk)
+    tokenizer = make_tokenizer(kind, corpus, args.model.vocab_size if source.vocab_size is None else source.vocab_size, source.unk)
     if kind == "bpe": made["vocab_size"] = tokenizer.vocab_size
     else: made.pop("vocab_size", None)  # it brings its own
     check_length(corpus, tokenizer, context_length)
@@ -392,6 +433,7 @@ def new_trainer(args, strategy=None) -> Trainer:
     if strategy and args.fast: raise ValueError("--fast is for one process: leave it out under torchrun")
     watchers = trackers(args.track or "")
     again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"     # what is there was left by our own first try
+    if args.run: check_place("run", args.run)
     taken = args.run and Path(args.run).exists() and (not Path(args.run).is_dir() or any(Path(args.run).iterdir()))
     if taken and not again:
         raise ValueError(f"{args.run} exists already: "
@@ -424,6 +466,7 @@ def given_trainer(
 ) -> tuple[Trainer, dict]:  # and what its tokens were made with
     "The trainer of a run whose model stands in the options."
     model_cfg = GPTConfig(**vars(args.model))
+    check_memory(model_cfg, cfg.batch_size)
     if cfg.steps is None and args.config:
         print("Only the steps are planned, for --config says what the model is.")
     with strategy.first() if strategy else nullcontext():    # rank 0 makes the tokens, the others find them
@@ -452,11 +495,12 @@ def planned_trainer(
     made, _ = token_origin(args)
     source = SimpleNamespace(**dict.fromkeys(_origin) | made, data_dir=args.data_dir)
     corpus, tokenizer = open_corpus(source), None
-    if args.vocab_size or {"tokenizer", "unk", "model.vocab_size"} & set(args.given):
-        size = args.vocab_size or args.model.vocab_size
+    if args.vocab_size is not None or {"tokenizer", "unk", "model.vocab_size"} & set(args.given):
+        size = args.model.vocab_size if args.vocab_size is None else args.vocab_size
         tokenizer = make_tokenizer(made.get("tokenizer", "bpe"), corpus, size, args.unk)
     found = plan(corpus, cfg.minutes, cfg.device, cfg.seed, tokenizer, began=began)
     keep_given(found, model, settings)
+    check_memory(GPTConfig(**found.model), found.train["batch_size"])
     check_length(corpus, found.tokenizer, found.model["context_length"])
     print(found, _planned_line(args, cfg), sep="\n\n", end="\n\n", flush=True)
     trainer = start(found, _new_run(args, corpus.name), args.data_dir)
@@ -521,6 +565,7 @@ def old_trainer(args, strategy=None) -> Trainer:
     changes = _given(args, "train") | (dict(steps=args.steps) if args.steps is not None else {})
     trainer = resume(args.resume, strategy=strategy or fast(args), **changes)
     if trainer.finished: raise ValueError(_finished(trainer, args.resume))
+    check_memory(trainer.model.cfg, trainer.cfg.batch_size)
     made = section.get("made_with")
     if made or track: trainer.callbacks.append(Origin(made, track))
     trainer.callbacks += watchers
@@ -747,6 +792,7 @@ def export(args):
     "Write the model of a run as a folder that transformers loads, or as a file for the explorer."
     if args.to not in ("hf", "explorer"): raise ValueError(f"--to {args.to} is not known: choose hf or explorer")
     check_run(args.run)
+    check_place("out", args.out)
     step = chosen_step(args.run, args.checkpoint)
     if args.to == "explorer": return _to_explorer(args, step)
     if args.dtype is not None: raise ValueError(f"--dtype {args.dtype} goes with --to explorer only: leave it out")
@@ -770,6 +816,7 @@ def finetune_run(args):
     learn, recipe = _method(args)
     config, cfg = check_run(args.run), TrainConfig(**recipe | _chosen(args))
     rating_weights([5], args.weighting, args.temperature)    # refuses what it does not know
+    if args.out: check_place("out", args.out)
     if args.out and Path(args.out).exists(): raise ValueError(f"--out {args.out} exists already: choose another folder")
     out, (model, tokenizer, step) = Path(args.out or free_folder(f"{args.run}-tuned")), _open_run(args)
     if args.method == "dpo" and not can_chat(tokenizer):
@@ -891,16 +938,33 @@ def bench(args):
     print(f"\n{plot} shows it.")
 
 # %% ../nbs/19_cli.ipynb #eb691afc
+def check_serving(
+    args,  # of the command serve
+):
+    "Raise `ValueError` for a number that has no meaning."
+    for name, low, high in (("threads", 1, 4096), ("max_batch", 1, None), ("queue", 0, None)):
+        value, rule = getattr(args, name), f"{low} or more" if high is None else f"a number from {low} to {high}"
+        if value is not None and not low <= value <= (high or value):
+            raise ValueError(f"--{name} {value} has no meaning: give {rule}")
+    if not args.timeout > 0: raise ValueError(f"--timeout {args.timeout:g} has no meaning: give a number of seconds above 0")
+
+def _template(file):
+    "The message pattern in a file."
+    if not Path(file).is_file(): raise ValueError(f"--chat_template {file!r} is no file and has no {{content}} in it: give either")
+    try: return Path(file).read_text(encoding="utf-8")
+    except UnicodeDecodeError: raise ValueError(f"--chat_template {file} is no text in UTF-8: give another file") from None
+
+# %% ../nbs/19_cli.ipynb #d6117077
 def serve_run(args):
     "Serve the model of a run over HTTP, in OpenAI's format, with a page at /."
     from gptlearn.serve import create_app, listen, serve
-    if args.threads is not None and args.threads < 1:
-        raise ValueError(f"--threads {args.threads} has no meaning: give 1 or more")
+    check_serving(args)
     key, template = args.api_key or os.environ.get("GPTLEARN_API_KEY"), args.chat_template
-    if template and "{content}" not in template and Path(template).is_file():
-        template = Path(template).read_text(encoding="utf-8")
+    if template and "{content}" not in template: template = _template(template)
     sock = listen(args.host, args.port)  # before anything is read, for this may fail
     model, tokenizer, step = _open_run(args)
+    cache = 8 * args.max_batch * model.cfg.n_layer * model.cfg.context_length * model.cfg.d_model // model.cfg.n_head * model.cfg.n_kv_head
+    if cache > memory(): raise ValueError(f"--max_batch {args.max_batch} would keep more of each text in mind than this machine holds: choose a smaller one")
     small = model.num_params() < 10_000_000  # several threads would only wait for each other
     torch.set_num_threads(args.threads or (1 if small else torch.get_num_threads()))
     name = args.model_name or Path(args.run).resolve().name
@@ -938,6 +1002,7 @@ def in_tokens(tokenizer, text: str) -> str:
 # %% ../nbs/19_cli.ipynb #0f6cb30f
 def train_tokenizer(args):
     "Learn a vocabulary from a text and save it as one readable file."
+    check_place("out", args.out)
     if Path(args.out).exists(): raise ValueError(f"{args.out} exists already: choose another --out")
     if args.tokenizer not in ("bpe", "char"):
         raise ValueError(f"--tokenizer {args.tokenizer} cannot be trained: choose bpe or char")
@@ -994,6 +1059,7 @@ def demo(args) -> dict:  # title → seconds of each stage
     "From nothing to a GPT that tells stories, in a few minutes, with no download."
     cfg = TrainConfig(**demo_recipe["train"] | dict(minutes=args.minutes, seed=args.seed, device=args.device))
     pick_device(cfg.device)
+    check_place("run", args.run)
     run, seconds = free_folder(args.run), {}
     print(f"From nothing to a GPT that tells stories: six stages, about {cfg.minutes:g} minutes of training, no network.")
     corpus, data = _demo_data(args, seconds)
@@ -1123,96 +1189,106 @@ _options = dict(
 )
 
 # %% ../nbs/19_cli.ipynb #6a1d6729
-_options |= dict(
-    train=dict(
-        **_text, data=(str | dict | None, None, "folder of prepared tokens, used where no corpus or text is given"),
-        tokenizer=(str | None, None, f"{_kinds} (default: bpe, or what --config says)"), **_unk,
-        vocab_size=(int | None, None, "short for --model.vocab_size"), **_data_dir,
-        run=(str | None, None, "folder of the run, a new one (default: runs/ and the name of the text)"),
-        resume=(str | None, None,
-                "go on with this run; --steps, --track and --train.… may change how"),
-        minutes=(float | None, None,
-                 "short for --train.minutes: tokenizer, model, batch and steps are planned so as "
-                 "to end on time (default: 2, where no --steps are given)"),
-        steps=(int | None, None, "short for --train.steps: nothing is planned then"),
-        strategy=(str | None, None, "under torchrun: ddp, where each process holds the whole model, or fsdp, "
-                  "where each holds a share (default: ddp)"),
-        track=(list[str] | str | None, None,
-               "mlflow, wandb, or mlflow,wandb: keep the run there, too"),
-        fast=(bool, False, "the ladder of chapter 12: fused optimizer, TF32, padded vocabulary, loss in chunks; "
-              "what is computed stays the same")),
-    finetune=dict(
-        run=(str | None, None, "folder of the run whose model is to learn"),
-        data=(str | None, None, "a table, .csv or .jsonl, with prompt, response and rating (1 to 5); or tales, which makes one up"),
-        out=(str | None, None, "folder of the new run (default: that of the old one, with -tuned)"),
-        resume=(str | None, None, "a run of finetune to go on with, with what it began with"),
-        method=(str, "sft", "sft: copy the answers, each as its rating says; dpo: prefer better answers to poorer ones"),
-        weighting=(str, "exp", f"of sft, what a rating does: {', '.join(weightings)}"),
-        temperature=(float, 0.5, "of exp, in rating points: lower trusts the best alone"),
-        beta=(float, 0.1, "of dpo: lower lets the model move further from what it was"),
-        lora=(int | None, None, "train adapters of this rank instead of all weights"),
-        mix=(float, 0.0, "of sft: share of each batch that is text of the old run, against forgetting"),
-        minutes=(float | None, None, "wall-clock to train (default: 2, where no --steps are given; for dpo 1)"),
-        steps=(int | None, None, "optimizer steps, instead of minutes"),
-        batch_size=(int | None, None, "pairs in a batch"),
-        lr=(float | None, None, "peak learning rate of AdamW"),
-        muon_lr=(float | None, None, "peak learning rate of Muon"),
-        seed=(int | None, None, "of everything random, and of what is held out"),
-        **_checkpoint, **_data_dir, **_device),
-    generate=dict(
-        run=(str, ..., "folder of the run, or one that export wrote"),
-        prompt=(str, "", "what to continue; empty: begin a document"),
-        max_new_tokens=(int, 200, "length of the continuation, unless the document ends before"),
-        temperature=(float, 0.8, "0: always the likeliest token; 1: as the model believes"),
-        top_k=(int | None, None, "draw from the k likeliest tokens only"),
-        top_p=(float | None, None, "draw from the fewest tokens that together reach this probability"),
-        min_p=(float | None, None, "draw from tokens at least this share as likely as the likeliest"),
-        repetition_penalty=(float | None, None, "above 1: tokens that occurred already become less likely"),
-        stop=(str | None, None, "end before this text appears"),
-        at_end=(str, "slide", "when the context is full: slide, and go on with its last half in view, or stop"),
-        seed=(int | None, None, "the same seed writes the same text"),
-        samples=(int, 1, "how many texts"), **_checkpoint, **_device),
-    evaluate=dict(
-        run=(str, ..., "folder of the run, or, with --text or --corpus, one that export wrote"),
-        **_text | dict(clean=(list[str] | str | None, None, "cleaning steps for it (default: those of the run)")),
-        max_tokens=(int | None, None, "score only so many tokens from the beginning"),
-        stride=(int | None, None,
-                "tokens from one window of the context to the next: smaller is slower, and fairer "
-                "to tokens at a window's start (default: the context, no overlap)"),
-        html=(str | None, None,
-              "write a page with the beginning of the text, coloured by surprise"),
-        stories=(int, 50, "on tales: so many stories are generated and parsed"),
-        **_checkpoint, **_data_dir, **_device),
-    export=dict(
-        run=(str, ..., "folder of the run"),
-        to=(str, "hf", "the form: hf, a folder for Hugging Face's transformers; explorer, a file for the site's page"),
-        out=(str, ..., "the folder or file to write; never one that holds something"),
-        dtype=(str | None, None, "for the explorer: float32, float16 or bfloat16 (default: float32)"),
-        **_checkpoint),
-    bench=dict(
-        preset=(str | None, None, "shape of the model, as chapter 06 names it (default: gpt2 on CUDA, else tiny)"),
-        rungs=(list[str] | str | None, None, "climb only these, for example half,compile (default: all)"),
-        steps=(int, 20, "training steps on each rung"),
-        batch_size=(int | None, None, "rows of a pass on the lower rungs (default: 8, or what fits)"),
-        rows=(int | None, None, "rows of a step (default: 8 passes on CUDA, else 4)"),
-        context_length=(int | None, None, "tokens a row (default: the preset's)"),
-        against=(str | None, None, "torch: also a plain compiled PyTorch GPT, with the same passes"),
-        plot=(str | None, None, "draw the ladder into this .png"),
-        seed=(int, 0, "of weights and tokens"), **_device),
-    serve=dict(
-        run=(str, ..., "folder of the run, or one that export wrote"),
-        host=(str, "127.0.0.1", "address to listen at; 0.0.0.0: every machine that reaches this one"),
-        port=(int, 8000, "0: any free one"),
-        model_name=(str | None, None, "of the model, for those who ask (default: the name of the folder)"),
-        api_key=(str | None, None, "asked of everybody but at /healthz (better: GPTLEARN_API_KEY in the environment)"),
-        max_batch=(int, 32, "texts that are written at a time"),
-        queue=(int, 64, "texts that may wait besides; more are refused with status 429"),
-        timeout=(float, 120.0, "seconds that a request may take, waiting included"),
-        chat_template=(str | None, None, "a message with {role} and {content} in it, or a file with one, for models "
-                       "that were not fine-tuned to chat"),
-        threads=(int | None, None, "of torch on a CPU (default: 1 for a small model, else its own choice)"),
-        **_checkpoint, **_device),
-)
+_options["train"] = dict(
+    **_text, data=(str | dict | None, None, "folder of prepared tokens, used where no corpus or text is given"),
+    tokenizer=(str | None, None, f"{_kinds} (default: bpe, or what --config says)"), **_unk,
+    vocab_size=(int | None, None, "short for --model.vocab_size"), **_data_dir,
+    run=(str | None, None, "folder of the run, a new one (default: runs/ and the name of the text)"),
+    resume=(str | None, None,
+            "go on with this run; --steps, --track and --train.… may change how"),
+    minutes=(float | None, None,
+             "short for --train.minutes: tokenizer, model, batch and steps are planned so as "
+             "to end on time (default: 2, where no --steps are given)"),
+    steps=(int | None, None, "short for --train.steps: nothing is planned then"),
+    strategy=(str | None, None, "under torchrun: ddp, where each process holds the whole model, or fsdp, "
+              "where each holds a share (default: ddp)"),
+    track=(list[str] | str | None, None,
+           "mlflow, wandb, or mlflow,wandb: keep the run there, too"),
+    fast=(bool, False, "the ladder of chapter 12: fused optimizer, TF32, padded vocabulary, loss in chunks; "
+          "what is computed stays the same"))
+
+# %% ../nbs/19_cli.ipynb #aec2a41a
+_options["finetune"] = dict(
+    run=(str | None, None, "folder of the run whose model is to learn"),
+    data=(str | None, None, "a table, .csv or .jsonl, with prompt, response and rating (1 to 5); or tales, which makes one up"),
+    out=(str | None, None, "folder of the new run (default: that of the old one, with -tuned)"),
+    resume=(str | None, None, "a run of finetune to go on with, with what it began with"),
+    method=(str, "sft", "sft: copy the answers, each as its rating says; dpo: prefer better answers to poorer ones"),
+    weighting=(str, "exp", f"of sft, what a rating does: {', '.join(weightings)}"),
+    temperature=(float, 0.5, "of exp, in rating points: lower trusts the best alone"),
+    beta=(float, 0.1, "of dpo: lower lets the model move further from what it was"),
+    lora=(int | None, None, "train adapters of this rank instead of all weights"),
+    mix=(float, 0.0, "of sft: share of each batch that is text of the old run, against forgetting"),
+    minutes=(float | None, None, "wall-clock to train (default: 2, where no --steps are given; for dpo 1)"),
+    steps=(int | None, None, "optimizer steps, instead of minutes"),
+    batch_size=(int | None, None, "pairs in a batch"),
+    lr=(float | None, None, "peak learning rate of AdamW"),
+    muon_lr=(float | None, None, "peak learning rate of Muon"),
+    seed=(int | None, None, "of everything random, and of what is held out"),
+    **_checkpoint, **_data_dir, **_device)
+
+# %% ../nbs/19_cli.ipynb #c9323c6c
+_options["generate"] = dict(
+    run=(str, ..., "folder of the run, or one that export wrote"),
+    prompt=(str, "", "what to continue; empty: begin a document"),
+    max_new_tokens=(int, 200, "length of the continuation, unless the document ends before"),
+    temperature=(float, 0.8, "0: always the likeliest token; 1: as the model believes"),
+    top_k=(int | None, None, "draw from the k likeliest tokens only"),
+    top_p=(float | None, None, "draw from the fewest tokens that together reach this probability"),
+    min_p=(float | None, None, "draw from tokens at least this share as likely as the likeliest"),
+    repetition_penalty=(float | None, None, "above 1: tokens that occurred already become less likely"),
+    stop=(str | None, None, "end before this text appears"),
+    at_end=(str, "slide", "when the context is full: slide, and go on with its last half in view, or stop"),
+    seed=(int | None, None, "the same seed writes the same text"),
+    samples=(int, 1, "how many texts"), **_checkpoint, **_device)
+
+# %% ../nbs/19_cli.ipynb #89b1345c
+_options["evaluate"] = dict(
+    run=(str, ..., "folder of the run, or, with --text or --corpus, one that export wrote"),
+    **_text | dict(clean=(list[str] | str | None, None, "cleaning steps for it (default: those of the run)")),
+    max_tokens=(int | None, None, "score only so many tokens from the beginning"),
+    stride=(int | None, None,
+            "tokens from one window of the context to the next: smaller is slower, and fairer "
+            "to tokens at a window's start (default: the context, no overlap)"),
+    html=(str | None, None,
+          "write a page with the beginning of the text, coloured by surprise"),
+    stories=(int, 50, "on tales: so many stories are generated and parsed"),
+    **_checkpoint, **_data_dir, **_device)
+
+# %% ../nbs/19_cli.ipynb #d6de08f3
+_options["export"] = dict(
+    run=(str, ..., "folder of the run"),
+    to=(str, "hf", "the form: hf, a folder for Hugging Face's transformers; explorer, a file for the site's page"),
+    out=(str, ..., "the folder or file to write; never one that holds something"),
+    dtype=(str | None, None, "for the explorer: float32, float16 or bfloat16 (default: float32)"),
+    **_checkpoint)
+
+# %% ../nbs/19_cli.ipynb #7d590558
+_options["bench"] = dict(
+    preset=(str | None, None, "shape of the model, as chapter 06 names it (default: gpt2 on CUDA, else tiny)"),
+    rungs=(list[str] | str | None, None, "climb only these, for example half,compile (default: all)"),
+    steps=(int, 20, "training steps on each rung"),
+    batch_size=(int | None, None, "rows of a pass on the lower rungs (default: 8, or what fits)"),
+    rows=(int | None, None, "rows of a step (default: 8 passes on CUDA, else 4)"),
+    context_length=(int | None, None, "tokens a row (default: the preset's)"),
+    against=(str | None, None, "torch: also a plain compiled PyTorch GPT, with the same passes"),
+    plot=(str | None, None, "draw the ladder into this .png"),
+    seed=(int, 0, "of weights and tokens"), **_device)
+
+# %% ../nbs/19_cli.ipynb #798103ca
+_options["serve"] = dict(
+    run=(str, ..., "folder of the run, or one that export wrote"),
+    host=(str, "127.0.0.1", "address to listen at; 0.0.0.0: every machine that reaches this one"),
+    port=(int, 8000, "0: any free one"),
+    model_name=(str | None, None, "of the model, for those who ask (default: the name of the folder)"),
+    api_key=(str | None, None, "asked of everybody but at /healthz (better: GPTLEARN_API_KEY in the environment)"),
+    max_batch=(int, 32, "texts that are written at a time"),
+    queue=(int, 64, "texts that may wait besides; more are refused with status 429"),
+    timeout=(float, 120.0, "seconds that a request may take, waiting included"),
+    chat_template=(str | None, None, "a message with {role} and {content} in it, or a file with one, for models "
+                   "that were not fine-tuned to chat"),
+    threads=(int | None, None, "of torch on a CPU (default: 1 for a small model, else its own choice)"),
+    **_checkpoint, **_device)
 
 # %% ../nbs/19_cli.ipynb #bd5cf419
 def one_sentence(
@@ -1234,6 +1310,8 @@ def one_sentence(
         wants = dict.fromkeys(takes[kind] for kind in kinds if kind in takes)
         more = " (infinity is written .inf)" if found[2] == "inf" else ""
         if wants: return f"--{found[1]} takes {' or '.join(wants)}, not {found[2]!r}{more}"
+    if found := re.search(r"argument (--\S+): expected (?:one|at least one) argument", text):
+        return f"{found[1]} stands without a value: write one behind it"
     if "invalid choice" in text or "but it was not provided" in text:
         wrong = f"there is no command {argv[0]!r}: choose one of" if "invalid" in text else "give a command:"
         return f"{wrong} {', '.join(commands)} ({own_command()} --help tells what each does)"
@@ -1266,6 +1344,7 @@ def _as_options(text):
     text = re.sub(r"\b(errors|unk)='(.*?)'", quoted, text)
     text = re.sub(r"(?<=set )(activation_checkpointing|batch_size)=(\w+)", r"--train.\1 \2", text)
     text = re.sub(r"(size \d+ and) grad_accum=(\d+)", r"\1 --train.grad_accum \2", text)
+    text = text.replace("make them with prepare()", f"make them with {own_command()} prepare")
     return text.replace("lower lr and muon_lr", "lower --train.lr and --train.muon_lr").replace(
         "shorter context_length", "shorter --model.context_length")
 
@@ -1280,6 +1359,8 @@ def _unknown(name, argv):
     where = "" if any(word.split("=")[0] == name for word in argv) else "in --config: "
     if name.lstrip("-").split(".")[-1] in ("epochs", "num_epochs", "n_epochs", "max_epochs"):
         return f"{where}there is no option {name}: say how long with --steps or --minutes"
+    if command == "train" and name in ("--model", "--train"):
+        return f"{where}there is no option {name}: its fields have options of their own, such as {next(o for o in known if o.startswith(name + '.'))}"
     meant = synonyms.get(name.lstrip("-").split(".")[-1])
     near = [option for option in known if option.lstrip("-").split(".")[-1] == meant]
     near = near or difflib.get_close_matches(name, known, n=1)
@@ -1312,6 +1393,8 @@ def parse(
     typed = {word[2:].split("=")[0] for word in words if word.startswith("--")}
     silent = _silenced(typed) if options.command == "train" else set()
     for name in silent & given: chosen[name] = None
+    if empty := sorted(name for name in given - silent - {"prompt", "clean", "track"} if "." not in name and chosen[name] == ""):
+        raise ValueError(f"--{empty[0]} is empty: give it a value, or leave it out")
     if options.command == "train": _one_clock(chosen, typed)
     chosen.given = sorted(given - silent)
     return options
@@ -1361,7 +1444,10 @@ def main(
         try:
             args = parse(argv)
             options = args[args.command]
-            with no_empty_folders(options.get("data_dir", "data")): commands[args.command](options)
+            folder = options.get("data_dir", "data")
+            if Path(folder).is_file(): raise ValueError(f"--data_dir {folder} is a file: give a folder")
+            check_place("data_dir", folder)
+            with no_empty_folders(folder): commands[args.command](options)
         except KeyboardInterrupt:
             if debug: raise
             print("\ngptlearn: stopped", file=sys.stderr)
