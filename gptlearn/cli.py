@@ -923,6 +923,8 @@ def bench(args):
     plot, seen = Path(args.plot or "ladder.png"), []
     if args.plot and (plot.suffix != ".png" or plot.exists() or not plot.absolute().parent.is_dir()):
         raise ValueError(f"--plot {args.plot} must be a new .png in a folder that exists: choose another name")
+    if 8 * (args.batch_size or 8) * (args.context_length or 1) > memory():
+        raise ValueError("a pass of so many tokens is more than this machine can hold: choose a smaller --context_length or --batch_size")
     rungs = args.rungs.split(",") if isinstance(args.rungs, str) else args.rungs
     shape = {} if args.context_length is None else dict(context_length=args.context_length)
     def tell(found):
@@ -1121,6 +1123,7 @@ def _demo_end(run: Path, seconds: dict):
 # %% ../nbs/19_cli.ipynb #93a88d04
 def list_configs(args):
     "List the ready configs of `gptlearn train --config NAME`, or show one."
+    if args.show: read_config(args.show)  # refuses what is no config
     if args.show: return print(find_config(args.show).read_text(encoding="utf-8"), end="")
     for name, path in ready_configs().items():
         print(f"{name:22} {path.read_text(encoding='utf-8').splitlines()[0].lstrip('# ')}")
@@ -1356,7 +1359,7 @@ def _unknown(name, argv):
     name, known = "--" + name.lstrip("-").split("=")[0], [f"--{option}" for option in _options.get(command, ())]
     if command == "train":
         known += [f"--model.{f.name}" for f in fields(GPTConfig)] + [f"--train.{f.name}" for f in fields(TrainConfig)]
-    where = "" if any(word.split("=")[0] == name for word in argv) else "in --config: "
+    where = "" if any(word.split("=")[0].lstrip("-") == name.lstrip("-") for word in argv) else "in --config: "
     if name.lstrip("-").split(".")[-1] in ("epochs", "num_epochs", "n_epochs", "max_epochs"):
         return f"{where}there is no option {name}: say how long with --steps or --minutes"
     if command == "train" and name in ("--model", "--train"):
