@@ -14,7 +14,7 @@ for before in ("](", '="'):
         readme = readme.replace(before + folder, f"{before}{cfg['git_url']}/{view}/{cfg['branch']}/{folder}")
 
 extras = {k.removesuffix("_requirements"): v.split() for k, v in cfg.items() if k.endswith("_requirements")}
-extras["all"] = sorted({r for name, rs in extras.items() if name != "dev" for r in rs})
+extras["all"] = sorted({r for name, rs in extras.items() if name not in ("dev", "course") for r in rs})
 
 setup(
     name=cfg["lib_name"],
