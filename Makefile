@@ -1,4 +1,4 @@
-# make demo · make test · make docs · make explorer-model · make prepare · make docker · make clean · make help
+# make demo · make test · make docs · make colab · make explorer-model · make prepare · make docker · make clean · make help
 # Needs Python 3.10 or later (with its venv module) and make. Another interpreter: make test PYTHON=python3.12
 
 PYTHON ?= python3
@@ -9,7 +9,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 # Tests run in as many processes as there are cores, each with one thread; more than 8 would need much memory.
 WORKERS := $(shell n=`getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2`; [ $$n -gt 8 ] && echo 8 || echo $$n)
 
-.PHONY: help demo test docs explorer-model prepare docker clean
+.PHONY: help demo test colab docs explorer-model prepare docker clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -20,6 +20,9 @@ demo: $(VENV)/run-time.installed  ## train a small GPT on this machine and read 
 
 test: $(VENV)/dev.installed  ## run every chapter and every test (ARGS="..." go to pytest)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxschedchunk 1 $(ARGS)
+
+colab: $(VENV)/dev.installed .colab/colab.installed  ## run every chapter alone, as Colab does (PYTHON=python3.13, the one of Colab; 6 GB, half an hour)
+	@$(BIN)/python -m pytest -q tests/test_colab.py --colab .colab/bin/python $(ARGS)
 
 docs: $(VENV)/dev.installed  ## build the site into _docs (needs Quarto)
 	@command -v quarto >/dev/null || { echo "make docs needs Quarto 1.5 or later on the PATH: \
@@ -45,7 +48,7 @@ docker:  ## build the container that serves a run (VARIANT=cuda for an NVIDIA ca
 	docker build -f docker/Dockerfile --build-arg VARIANT=$(or $(VARIANT),cpu) -t gptlearn$(if $(filter cuda,$(VARIANT)),:cuda) .
 
 clean:  ## remove the environment and everything built; data/ and runs/ stay
-	rm -rf $(VENV) _proc _docs build dist *.egg-info .pytest_cache .hypothesis nbs/nbdev.yml
+	rm -rf $(VENV) .colab _proc _docs build dist *.egg-info .pytest_cache .hypothesis nbs/nbdev.yml
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The environment. A stamp says what is installed in it; a change of the requirements makes it stale.
@@ -65,6 +68,15 @@ $(VENV)/run-time.installed: $(REQUIREMENTS) | $(BIN)/pip
 $(VENV)/dev.installed: $(REQUIREMENTS) | $(BIN)/pip
 	$(call install,gptlearn and its development tools,[dev$(comma)hf$(comma)track$(comma)serve])
 	@touch $(VENV)/run-time.installed $@
+
+# Colab's Python and packages, beside ours. On Linux, PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu saves 4 GB of CUDA.
+.colab/colab.installed: tests/colab.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 13))' || { echo "Colab has Python 3.13, and $(PYTHON) \
+	is another: name one with make colab PYTHON=python3.13"; exit 1; }
+	@echo "Installing Colab's packages into .colab, once."
+	@$(PYTHON) -m venv --clear .colab
+	@.colab/bin/python -m pip --disable-pip-version-check install --quiet -r tests/colab.txt
+	@touch $@
 
 comma := ,
 

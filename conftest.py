@@ -24,6 +24,7 @@ SECONDS_FLAGGED = 4 * 3600
 
 def pytest_addoption(parser):
     parser.addoption("--flags", default="", help='flagged notebook cells to run too, for example --flags "slow cuda"')
+    parser.addoption("--colab", default=None, help="Python of an environment like Colab's, in which every chapter is then run alone")
     parser.addoption("--site", default=None, help="folder of the built site, whose pages are then checked")
 
 
