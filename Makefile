@@ -1,4 +1,4 @@
-# make demo · make test · make docs · make colab · make explorer-model · make prepare · make docker · make clean · make help
+# make demo · make test · make docs · make explorer-model · make share · make prepare · make docker · make clean · make help
 # Needs Python 3.10 or later (with its venv module) and make. Another interpreter: make test PYTHON=python3.12
 
 PYTHON ?= python3
@@ -9,7 +9,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 # Tests run in as many processes as there are cores, each with one thread; more than 8 would need much memory.
 WORKERS := $(shell n=`getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2`; [ $$n -gt 8 ] && echo 8 || echo $$n)
 
-.PHONY: help demo test colab docs explorer-model prepare docker clean
+.PHONY: help demo test docs explorer-model share prepare docker clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -37,6 +37,10 @@ explorer-model: $(VENV)/run-time.installed  ## train the model of the site's exp
 	@$(BIN)/gptlearn export --run runs/explorer --to explorer --dtype float16 --out nbs/explorer/demo.safetensors
 	@$(BIN)/python -c "import json; from gptlearn.tales import tale_rules, tale_slots; \
 	print(json.dumps(dict(rules=tale_rules, slots=tale_slots), indent=0))" > nbs/explorer/tales.json
+
+share:  ## draw the picture that a shared link shows (needs Chromium)
+	@chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=1200,630 \
+	--screenshot=nbs/images/share.png "file://$(CURDIR)/nbs/images/share.svg" 2>/dev/null
 
 prepare: $(VENV)/dev.installed  ## before a commit: export the modules, clean the notebooks, write README.md (needs Quarto)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" nbdev_export

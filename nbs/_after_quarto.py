@@ -1,6 +1,9 @@
 """What Quarto leaves to be done; started by `post-render` in _quarto.yml, in the folder _proc. Standard library only.
 
-Pages: nbdev links `names` in prose to their definitions with the full address of the site; here these links become relative,
+Pages: chapters carry their numbers, in the sidebar, above their titles and on the way to the next one. The picture of the first
+page stands in it as SVG, so that its boxes are links. Figures without a text for those who do not see them get one. Beside the
+badge for Colab stands the command for JupyterLab.
+nbdev links `names` in prose to their definitions with the full address of the site; here these links become relative,
 so that a copy of the site works anywhere. A method leads to its class, a private name nowhere: neither has a place of its own.
 Quarto adds require.js and jquery from a CDN to every page with an HTML output, in case the output is a widget.
 The course has no widgets, so these lines go; anything else that a page would load from another host stops the build.
@@ -23,6 +26,14 @@ LOADED = [  # what a browser fetches by itself; links (<a href>) are not
     re.compile(r"""@import\s+(?:url\()?["']?((?:https?:)?//[^)"';]*)""", re.I),
 ]
 NAME = re.compile(r'<a href="(?:https?://[^"]*/)?([\w-]+\.html)#([\w.]+)">(<code>[^<]*</code>)</a>')
+BADGE = re.compile(r'(<a href="https://colab\.research\.google\.com/[^"]*/(nbs/[^"/]+)"><img src="images/colab\.svg")(?! class="colab")[^>]*></a>')
+BADGE_AS_FIGURE = re.compile(r'<div class="quarto-figure[^>]*>\s*<figure[^>]*>\s*(<p><a href="https://colab\.[^>]*><img src="images/colab\.svg"[^>]*></a></p>)'
+                             r'\s*<figcaption>[^<]*</figcaption>\s*</figure>\s*</div>')
+UNDESCRIBED = re.compile(r'<img(?![^>]*\balt=)(?=[^>]*>)')
+INLINE = re.compile(r'<p><img src="images/map\.svg"[^>]*>(?:<!--[^>]*-->)?</p>')
+LISTED = re.compile(r'(<a href="\./([\w-]+)\.html"[^>]*>)((?:(?!</a>).)*?<span class="(?:menu-text|nav-page-text)">)(?!<span)', re.S)
+TITLE = re.compile(r'(<h1 class="(?:title|quarto-secondary-nav-title)[^>]*>)(?!<span class="chapter-number")')
+HOW_TO_RUN = "read-it-run-it"  # a heading of index.ipynb
 FROM_NBS = re.compile(r'(\]\(|(?:src|href)=")(?=images/|\w+\.(?:ipynb|qmd)\b)')
 
 
@@ -30,6 +41,42 @@ def loaded_from_elsewhere(text):
     "Addresses on other hosts that a browser would load with this page or style sheet."
     shown = re.sub(r"<(pre|code)\b.*?</\1>", "", text, flags=re.S)  # what a page shows as code is not loaded
     return [address for pattern in LOADED for address in pattern.findall(shown)]
+
+
+def chapters(nbs=Path(__file__).parent):
+    "Page → number: attention → 04. The number is the beginning of the notebook's name."
+    return {stem: number for p in nbs.glob("[0-9]*_*.ipynb") for number, _, stem in [p.stem.partition("_")]}
+
+
+def with_numbers(text, page, numbers):
+    "The number of a chapter before its name, wherever the page names one by itself."
+    def link(match):
+        tag, to, rest = match.groups()
+        if to not in numbers: return match[0]
+        return tag.replace('aria-label="', f'aria-label="{numbers[to]} ') + rest + f'<span class="chapter-number">{numbers[to]}</span> '
+
+    text = LISTED.sub(link, text)
+    if page in numbers: text = TITLE.sub(rf'\1<span class="chapter-number">{numbers[page]}</span> ', text)
+    return text
+
+
+def with_badge(text):
+    "Colab's badge with its name, and beside it what a reader with a clone types instead."
+    def badge(match):
+        link, notebook = match.groups()
+        return (f'{link} class="colab" alt="Open in Colab"></a> <span class="run-it">or in <a href="index.html#{HOW_TO_RUN}">JupyterLab</a>: '
+                f"<code>jupyter lab {notebook}</code></span>{'' if text.startswith('</p>', match.end()) else '<br>'}")
+
+    text = BADGE_AS_FIGURE.sub(r"\1", text)
+    return BADGE.sub(badge, text)
+
+
+def with_picture(text, nbs=Path(__file__).parent):
+    "The picture of the first page as part of the page; its links are relative there."
+    if not INLINE.search(text): return text
+    svg = (nbs / "images" / "map.svg").read_text(encoding="utf-8")
+    svg = re.sub(r'href="https://[^"]*/([\w-]+\.html)"', r'href="\1"', svg).strip()
+    return INLINE.sub(lambda _: f'<div class="map-figure">{svg}</div>', text)
 
 
 def mend_pages(site):
@@ -43,12 +90,17 @@ def mend_pages(site):
         place = name if name in places[page] else name.split(".")[0]
         return f'<a href="{page}#{place}">{code}</a>'
 
-    problems = []
-    for path in sorted(p for p in site.rglob("*") if p.suffix in (".html", ".css")):
+    problems, numbers = [], chapters()
+    for path in sorted(p for p in site.rglob("*") if p.suffix in (".html", ".css") or p.name == "quarto-nav.js"):
         text = path.read_text(encoding="utf-8")
-        mended = NAME.sub(link, FOR_WIDGETS.sub("", text)) if path.suffix == ".html" else text
+        mended = text
+        if path.suffix == ".html":
+            mended = NAME.sub(link, FOR_WIDGETS.sub("", text))
+            mended = with_numbers(with_picture(with_badge(mended)), path.stem, numbers)
+            mended = UNDESCRIBED.sub('<img alt=""', mended)  # a figure whose caption describes it
+        if path.name == "quarto-nav.js": mended = text.replace("if (links[i].href) {", 'if (typeof links[i].href === "string") {')  # not in SVG
         if mended != text: path.write_text(mended, encoding="utf-8")
-        problems += [f"{path.relative_to(site)} loads {address}" for address in loaded_from_elsewhere(mended)]
+        if path.suffix != ".js": problems += [f"{path.relative_to(site)} loads {address}" for address in loaded_from_elsewhere(mended)]
     return problems
 
 
