@@ -7,11 +7,12 @@ cfg = ConfigParser(delimiters=["="])
 cfg.read(Path(__file__).with_name("settings.ini"), encoding="utf-8")
 cfg = cfg["DEFAULT"]
 
-# README.md names files of the repository; on the package page they need their full address.
+# README.md names files of the repository; on the package page they need their full address: pictures that of the site, which
+# serves them as what they are.
 readme = Path(__file__).with_name("README.md").read_text(encoding="utf-8")
 for before in ("](", '="'):
-    for folder, view in (("nbs/images/", "raw"), ("nbs/", "blob")):
-        readme = readme.replace(before + folder, f"{before}{cfg['git_url']}/{view}/{cfg['branch']}/{folder}")
+    for folder, address in (("nbs/images/", f"{cfg['doc_host']}{cfg['doc_baseurl']}/images/"), ("nbs/", f"{cfg['git_url']}/blob/{cfg['branch']}/nbs/")):
+        readme = readme.replace(before + folder, before + address)
 
 extras = {k.removesuffix("_requirements"): v.split() for k, v in cfg.items() if k.endswith("_requirements")}
 extras["all"] = sorted({r for name, rs in extras.items() if name not in ("dev", "course") for r in rs})

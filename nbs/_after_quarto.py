@@ -97,6 +97,7 @@ def mend_pages(site):
         if path.suffix == ".html":
             mended = NAME.sub(link, FOR_WIDGETS.sub("", text))
             mended = with_numbers(with_picture(with_badge(mended)), path.stem, numbers)
+            mended = mended.replace('role="navigation" aria-expanded', 'role="button" aria-expanded')  # what folds a part of the sidebar
             mended = UNDESCRIBED.sub('<img alt=""', mended)  # a figure whose caption describes it
         if path.name == "quarto-nav.js": mended = text.replace("if (links[i].href) {", 'if (typeof links[i].href === "string") {')  # not in SVG
         if mended != text: path.write_text(mended, encoding="utf-8")

@@ -1,5 +1,7 @@
 """What a reader installs: an sdist and a wheel that work in an empty folder, without the development tools."""
+import email
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -49,6 +51,21 @@ def test_wheel_holds_the_package_and_nothing_else(wheel):
     expected |= {f"gptlearn/static/{p.name}" for p in (ROOT / "gptlearn" / "static").iterdir()}
     assert {"gptlearn/configs/demo.yaml", "gptlearn/static/index.html"} <= expected  # the demo and the server read them
     assert names == expected
+
+
+def test_the_package_page(wheel):
+    "What the page shows is README.md; nothing on it leads into a checkout that its reader does not have."
+    archive = zipfile.ZipFile(wheel)
+    metadata = email.message_from_bytes(archive.read(next(n for n in archive.namelist() if n.endswith("/METADATA"))))
+    text = metadata.get_payload(decode=True).decode("utf-8")
+    assert metadata["Description-Content-Type"] == "text/markdown" and text.startswith("# gptlearn")
+    found = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'(?:src|href)="([^"]+)"', text)
+    pictures = [link for link in found if link.endswith((".svg", ".png"))]
+    assert pictures and len(found) > 25
+    for link in found: assert re.match(r"https?://|#", link), f"{link} leads nowhere from the package page"
+    for link in pictures:  # GitHub hands out a raw SVG as text; the site hands it out as a picture
+        name = link.removeprefix("https://gptlearn.github.io/gptlearn/")
+        assert name != link and (ROOT / "nbs" / name).exists(), link
 
 
 def test_imports_from_an_empty_folder(venv, tmp_path):

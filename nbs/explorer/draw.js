@@ -87,8 +87,8 @@ export function drawGuesses({ guesses, left }, token) {
     `${count(left)} token${left === 1 ? "" : "s"} to draw from. A click puts a guess into the text.`;
   const bar = (share) => make("i", { style: { width: `${100 * share}%` } });
   $("guesses").replaceChildren(...guesses.map(({ id, text, p, drawn }) => {
-    const said = `${visible(text)}, ${percent(p)}, after sampling ${percent(drawn)}: put it into the text`;
-    return make("li", { className: drawn ? "" : "x-cut" }, make("button", { type: "button", data: { id }, "aria-label": said },
+    const title = `after sampling ${percent(drawn)}: put it into the text`;
+    return make("li", { className: drawn ? "" : "x-cut" }, make("button", { type: "button", data: { id }, title },
       make("span", { className: "x-word" }, visible(text)),
       make("span", { className: "x-tracks" }, bar(p), bar(drawn)),
       make("span", { className: "x-share" }, percent(p))));
