@@ -34,7 +34,10 @@ INLINE = re.compile(r'<p><img src="images/map\.svg"[^>]*>(?:<!--[^>]*-->)?</p>')
 LISTED = re.compile(r'(<a href="\./([\w-]+)\.html"[^>]*>)((?:(?!</a>).)*?<span class="(?:menu-text|nav-page-text)">)(?!<span)', re.S)
 TITLE = re.compile(r'(<h1 class="(?:title|quarto-secondary-nav-title)[^>]*>)(?!<span class="chapter-number")')
 HOW_TO_RUN = "read-it-run-it"  # a heading of index.ipynb
-FROM_NBS = re.compile(r'(\]\(|(?:src|href)=")(?=images/|\w+\.(?:ipynb|qmd)\b)')
+NESTED = re.compile(r'\[(<code>[^<]*</code>)\]\(https?://[^)\s]*\.html#[\w.]+\)')  # a name that was a link already, linked once more
+FROM_NBS = re.compile(r'(\]\(|(?:src|href)=")(?=images/|\w+\.ipynb\b)')
+PAGE_ONLY = re.compile(r'(\]\(|href=")(\w+)\.qmd\b')  # has nothing to show but on the site
+SITE = "https://gptlearn.github.io/gptlearn"
 
 
 def loaded_from_elsewhere(text):
@@ -95,7 +98,7 @@ def mend_pages(site):
         text = path.read_text(encoding="utf-8")
         mended = text
         if path.suffix == ".html":
-            mended = NAME.sub(link, FOR_WIDGETS.sub("", text))
+            mended = NAME.sub(link, NESTED.sub(r"\1", FOR_WIDGETS.sub("", text)))
             mended = with_numbers(with_picture(with_badge(mended)), path.stem, numbers)
             mended = mended.replace('role="navigation" aria-expanded', 'role="button" aria-expanded')  # what folds a part of the sidebar
             mended = UNDESCRIBED.sub('<img alt=""', mended)  # a figure whose caption describes it
@@ -105,7 +108,9 @@ def mend_pages(site):
     return problems
 
 
-def mend_readme(path): path.write_text(FROM_NBS.sub(r"\1nbs/", path.read_text(encoding="utf-8")), encoding="utf-8")
+def mend_readme(path):
+    text = PAGE_ONLY.sub(rf"\1{SITE}/\2.html", path.read_text(encoding="utf-8"))
+    path.write_text(FROM_NBS.sub(r"\1nbs/", text), encoding="utf-8")
 
 
 if __name__ == "__main__":
