@@ -167,7 +167,8 @@ def update(self: Muon, params, grads, states, group):
         if not state: state["momentum_buffer"] = torch.zeros_like(p)
     average = [state["momentum_buffer"] for state in states]
     torch._foreach_lerp_(average, grads, 1 - group["momentum"])
-    ahead = torch._foreach_lerp(grads, average, group["momentum"])
+    ahead = [g.clone() for g in grads]
+    torch._foreach_lerp_(ahead, average, group["momentum"])
     torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
     directions = self.directions(ahead, group["steps"])
     torch._foreach_mul_(directions, [max(1, p.size(0) / p.size(1))**0.5 for p in params])

@@ -13,7 +13,7 @@ MISSING = [name for name in ("wandb", "optuna") if find_spec(name) is None]
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)}: pip install 'gptlearn[track]'")
 
 ROOT = Path(__file__).parents[1]
-SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))
+SWEEPS = sorted((ROOT / "gptlearn" / "sweeps").glob("*.yaml"))
 # a few steps of a small model; later words of a command line count more
 SHORT = ["--corpus=tales", "--n_docs=200", "--model.context_length=32", "--model.n_layer=1", "--model.n_head=2", "--model.d_model=16",
          "--steps=9", "--train.eval_every=3", "--train.eval_tokens=300", "--train.final_eval_tokens=300", "--train.sample_tokens=0",

@@ -49,6 +49,7 @@ def test_wheel_holds_the_package_and_nothing_else(wheel):
     expected = {f"gptlearn/{p.name}" for p in (ROOT / "gptlearn").iterdir() if p.suffix in (".py", ".mplstyle")}
     expected |= {f"gptlearn/configs/{p.name}" for p in (ROOT / "gptlearn" / "configs").glob("*.yaml")}
     expected |= {f"gptlearn/static/{p.name}" for p in (ROOT / "gptlearn" / "static").iterdir()}
+    expected |= {f"gptlearn/{p.parent.name}/{p.name}" for folder in ("measured", "sweeps") for p in (ROOT / "gptlearn" / folder).iterdir()}
     assert {"gptlearn/configs/demo.yaml", "gptlearn/static/index.html"} <= expected  # the demo and the server read them
     assert names == expected
 
