@@ -816,6 +816,8 @@ def finetune_run(args):
     learn, recipe = _method(args)
     config, cfg = check_run(args.run), TrainConfig(**recipe | _chosen(args))
     rating_weights([5], args.weighting, args.temperature)    # refuses what it does not know
+    if args.alpha is not None and (args.lora is None or not 0 < args.alpha < float("inf")):
+        raise ValueError(f"--alpha {args.alpha:g} has no meaning: give a number above 0, together with --lora")
     if args.out: check_place("out", args.out)
     if args.out and Path(args.out).exists(): raise ValueError(f"--out {args.out} exists already: choose another folder")
     out, (model, tokenizer, step) = Path(args.out or free_folder(f"{args.run}-tuned")), _open_run(args)
@@ -829,7 +831,7 @@ def finetune_run(args):
     train, held = pairs.split(seed=cfg.seed)
     print(f"{pairs}\nmodel      {model.num_params():,} parameters, of {args.run}, step {step:,}\n"
           f"held out   {len(held)} responses, to prompts that the training never sees\nrun        {out}\n", flush=True)
-    trainer = learn(model, tokenizer, train, cfg, out, held, args.data_dir, fit=fit, lora=args.lora, **task)
+    trainer = learn(model, tokenizer, train, cfg, out, held, args.data_dir, fit=fit, lora=args.lora, alpha=args.alpha, **task)
     _tell_tuned(trainer, model, tokenizer, before, held)
 
 # %% ../nbs/19_cli.ipynb #c98b5d04
@@ -1221,6 +1223,7 @@ _options["finetune"] = dict(
     temperature=(float, 0.5, "of exp, in rating points: lower trusts the best alone"),
     beta=(float, 0.1, "of dpo: lower lets the model move further from what it was"),
     lora=(int | None, None, "train adapters of this rank instead of all weights"),
+    alpha=(float | None, None, "with --lora: the strength of the adapters (none: 6 times the rank)"),
     mix=(float, 0.0, "of sft: share of each batch that is text of the old run, against forgetting"),
     minutes=(float | None, None, "wall-clock to train (default: 2, where no --steps are given; for dpo 1)"),
     steps=(int | None, None, "optimizer steps, instead of minutes"),
