@@ -1,4 +1,5 @@
-"""What Quarto leaves to be done; started by `post-render` in _quarto.yml, in the folder _proc. Standard library only.
+"""What Quarto leaves to be done; started by `post-render` in _quarto.yml, in the folder _proc. Standard library only
+(fontTools, which comes with matplotlib, is used where it is).
 
 Pages: chapters carry their numbers, in the sidebar, above their titles and on the way to the next one. The picture of the first
 page stands in it as SVG, so that its boxes are links. Figures without a text for those who do not see them get one. Beside the
@@ -8,8 +9,12 @@ so that a copy of the site works anywhere. A method leads to its class, a privat
 Quarto adds require.js and jquery from a CDN to every page with an HTML output, in case the output is a widget.
 The course has no widgets, so these lines go; anything else that a page would load from another host stops the build.
 
+Style sheets: Quarto's two hold all of Bootstrap, half a megabyte each, and load before a page shows. Rules for classes that no
+page and no script names go; so do the rules, and the drawings, of the icons that nobody shows.
+
 README.md: its links are those of index.ipynb, so they start at nbs/ and must start at the top of the repository.
 """
+import logging
 import os
 import re
 import sys
@@ -37,6 +42,7 @@ HOW_TO_RUN = "read-it-run-it"  # a heading of index.ipynb
 NESTED = re.compile(r'\[(<code>[^<]*</code>)\]\(https?://[^)\s]*\.html#[\w.]+\)')  # a name that was a link already, linked once more
 FROM_NBS = re.compile(r'(\]\(|(?:src|href)=")(?=images/|\w+\.ipynb\b)')
 PAGE_ONLY = re.compile(r'(\]\(|href=")(\w+)\.qmd\b')  # has nothing to show but on the site
+BY_SCRIPT = ("aa-", "quarto-", "tippy", "headroom", "search-")  # classes whose names scripts may put together; "bi-" + name, too
 SITE = "https://gptlearn.github.io/gptlearn"
 
 
@@ -100,12 +106,71 @@ def mend_pages(site):
         if path.suffix == ".html":
             mended = NAME.sub(link, NESTED.sub(r"\1", FOR_WIDGETS.sub("", text)))
             mended = with_numbers(with_picture(with_badge(mended)), path.stem, numbers)
-            mended = mended.replace('role="navigation" aria-expanded', 'role="button" aria-expanded')  # what folds a part of the sidebar
+            mended = re.sub(r'(<a\b[^>]*) role="navigation"', r'\1 role="button"', mended)  # what folds a part of the sidebar
+            mended = re.sub(r'<img (?!loading)(?=[^>]*\bwidth=)(?=[^>]*\bheight=)', '<img loading="lazy" ', mended)
             mended = UNDESCRIBED.sub('<img alt=""', mended)  # a figure whose caption describes it
         if path.name == "quarto-nav.js": mended = text.replace("if (links[i].href) {", 'if (typeof links[i].href === "string") {')  # not in SVG
         if mended != text: path.write_text(mended, encoding="utf-8")
         if path.suffix != ".js": problems += [f"{path.relative_to(site)} loads {address}" for address in loaded_from_elsewhere(mended)]
     return problems
+
+
+def rules(css):
+    "The parts of a style sheet: (what stands before the braces, what stands within them or None for a line like @charset)."
+    at = 0
+    while at < len(css):
+        found = re.compile(r"""/\*.*?\*/|"[^"]*"|'[^']*'|[{;]""", re.S).search(css, at)
+        start = at
+        while found and found[0] not in "{;": found = found.re.search(css, found.end())
+        if not found: return
+        head, at = css[start:found.start()].strip(), found.end()
+        if found[0] == ";":
+            yield head, None
+            continue
+        depth, body = 1, at
+        while depth:
+            found = re.compile(r"""/\*.*?\*/|"[^"]*"|'[^']*'|[{}]""", re.S).search(css, at)
+            depth, at = depth + {"{": 1, "}": -1}.get(found[0], 0), found.end()
+        yield head, css[body:found.start()]
+
+
+def slim(css, words):
+    "A style sheet without the selectors whose classes are not among `words`."
+    kept = []
+    for head, body in rules(re.sub(r"/\*.*?\*/", "", css, flags=re.S)):
+        if body is None: kept.append(head + ";")
+        elif head.startswith(("@media", "@supports")):
+            if inner := slim(body, words): kept.append(f"{head}{{{inner}}}")
+        elif head.startswith("@"): kept.append(f"{head}{{{body}}}")
+        else:
+            selectors = re.split(r",(?![^(\[]*[)\]])", head)
+            wanted = [x for x in selectors if all({c, c.removeprefix('bi-')} & words or c.startswith(BY_SCRIPT) for c in re.findall(r"\.(-?[A-Za-z_][\w-]*)", re.sub(r":not\([^)]*\)|\[[^]]*\]", "", x)))]
+            if wanted: kept.append(f"{','.join(wanted)}{{{body}}}")
+    return "".join(kept)
+
+
+def slim_site(site):
+    "Style sheets and icon font of Quarto, cut down to what the pages and scripts of this site name."
+    words = set()
+    for path in site.rglob("*"):
+        if path.suffix in (".html", ".js") and path.is_file(): words |= set(re.findall(r"[\w-]+", path.read_text(encoding="utf-8")))
+    folder = site / "site_libs" / "bootstrap"
+    sheets = {path: path.read_text(encoding="utf-8") for path in folder.glob("bootstrap*.css")}
+    for path, css in sheets.items():
+        sheets[path] = slim(css, words)
+        if sheets[path] != css: path.write_text(sheets[path], encoding="utf-8")
+    font = folder / "bootstrap-icons.woff"
+    if not font.exists(): return
+    try: from fontTools import subset
+    except ImportError: return
+    logging.getLogger("fontTools").setLevel(logging.ERROR)
+    letters = {int(code, 16) for css in sheets.values() for code in re.findall(r'content: ?"\\([0-9a-f]{4})"', css)}
+    loaded = subset.load_font(font, subset.Options(flavor="woff"))
+    if len(set(loaded.getBestCmap()) - letters) < 10: return   # done before
+    subsetter = subset.Subsetter(subset.Options(flavor="woff"))
+    subsetter.populate(unicodes=letters)
+    subsetter.subset(loaded)
+    subset.save_font(loaded, font, subset.Options(flavor="woff"))
 
 
 def mend_readme(path):
@@ -116,4 +181,6 @@ def mend_readme(path):
 if __name__ == "__main__":
     site = Path(os.environ["QUARTO_PROJECT_OUTPUT_DIR"])
     if (site / "README.md").exists(): mend_readme(site / "README.md")
-    sys.exit("\n".join(mend_pages(site)) or 0)
+    problems = mend_pages(site)
+    slim_site(site)
+    sys.exit("\n".join(problems) or 0)

@@ -132,6 +132,14 @@ def test_names_in_prose_lead_to_their_definitions(tmp_path):
     assert (tmp_path / "a.html").read_text() == '<a href="b.html"><code>x</code> of b</a>'
 
 
+def test_style_sheets_keep_what_is_used(tmp_path):
+    slim, words = after_quarto().slim, {"used", "search", "b-c"}
+    css = """@charset "UTF-8";/* .gone{} */.used,.gone{a:b}.gone .used{c:d}.bi-search::before{content:"}"}.bi-gone::before{content:"{"}
+        p:not(.gone) > a[href*=".gone,x"],.gone{e:f}@media (min-width:1px){.gone{g:h}.b-c:hover{i:j}}@media print{.gone{k:l}}@font-face{src:url(x)}h1{m:n}.aa-X{}"""
+    assert re.sub(r"\s+", " ", slim(css, words)) == ('@charset "UTF-8";.used{a:b}.bi-search::before{content:"}"}p:not(.gone) > a[href*=".gone,x"]{e:f}'
+        "@media (min-width:1px){.b-c:hover{i:j}}@font-face{src:url(x)}h1{m:n}.aa-X{}")
+
+
 def test_links_of_the_readme_start_at_the_top(tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text('[a](04_attention.ipynb#x) [e](e.qmd) ![b](images/b.svg) <img src="images/c.png"> [d](https://x.org/images/d)')
