@@ -1,5 +1,6 @@
 """What a reader installs: an sdist and a wheel that work in an empty folder, without the development tools."""
 import email
+import json
 import os
 import re
 import shutil
@@ -76,6 +77,28 @@ def test_imports_from_an_empty_folder(venv, tmp_path):
     assert f"version = {version}\n" in (ROOT / "settings.ini").read_text()
     style = "import matplotlib; matplotlib.use('agg'); import matplotlib.pyplot as p; p.style.use('gptlearn.course')"
     run(venv / "bin" / "python", "-c", style, cwd=tmp_path)
+
+
+HEAVY = ["matplotlib", "datasets", "tiktoken", "pandas", "pyarrow", "transformers", "tokenizers", "mlflow", "wandb", "optuna", "fastapi", "uvicorn", "IPython",
+         "nbdev", "sympy", "torch._dynamo", "torch._inductor", "torch.distributed.tensor", "torch.distributed.checkpoint", "torch.distributed.fsdp"]
+NOT_YET = {"distributed": {"sympy", "torch.distributed.tensor", "torch.distributed.checkpoint", "torch.distributed.fsdp"}, "serve": {"fastapi", "uvicorn"}}
+ONE_BY_ONE = """
+import importlib, json, sys, torch
+before, new = set(sys.modules), {{}}
+for module in {modules!r}:
+    importlib.import_module("gptlearn." + module)
+    new[module], before = sorted(set({heavy!r}) & (set(sys.modules) - before)), set(sys.modules)
+print(json.dumps(new))
+"""
+
+
+def test_what_a_module_imports_comes_with_torch_or_is_small():
+    "An import of the package takes little longer than torch's own: what is slow to import is imported where it is used."
+    modules = re.findall(r"^ *- (?:href: )?\w+?_(\w+)\.ipynb$", (ROOT / "nbs" / "sidebar.yml").read_text(encoding="utf-8"), re.M)
+    modules = [m for m in modules if (ROOT / "gptlearn" / f"{m}.py").exists()]  # in reading order, so each answers for itself
+    assert len(modules) == len(list((ROOT / "gptlearn").glob("[a-z]*.py")))
+    new = json.loads(run(sys.executable, "-c", ONE_BY_ONE.format(modules=modules, heavy=HEAVY), cwd=ROOT))
+    for module, found in new.items(): assert set(found) <= NOT_YET.get(module, set()), f"gptlearn.{module} imports {found}"
 
 
 def test_the_command_line(venv, tmp_path):
