@@ -106,6 +106,7 @@ def mend_pages(site):
         if path.suffix == ".html":
             mended = NAME.sub(link, NESTED.sub(r"\1", FOR_WIDGETS.sub("", text)))
             mended = with_numbers(with_picture(with_badge(mended)), path.stem, numbers)
+            mended = re.sub(r'(<a class="flex-grow-1 no-decor") role="[a-z]+"([^>]*) aria-label="[^"]*"', r'\1\2', mended)  # the title on a phone
             mended = re.sub(r'(<a\b[^>]*) role="navigation"', r'\1 role="button"', mended)  # what folds a part of the sidebar
             mended = re.sub(r'<img (?!loading)(?=[^>]*\bwidth=)(?=[^>]*\bheight=)', '<img loading="lazy" ', mended)
             mended = UNDESCRIBED.sub('<img alt=""', mended)  # a figure whose caption describes it
