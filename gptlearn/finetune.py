@@ -554,7 +554,7 @@ def response_score(
 
 # %% ../nbs/14_finetune.ipynb #40c058bf
 finetune_recipe = dict(minutes=2.0, batch_size=8, lr=0.02, muon_lr=0.07, lr_final=0.0, warmup=0.05, weight_decay=0.0)
-lora_recipe = finetune_recipe | dict(optimizer="adamw", lr=0.004)   # for adapters
+lora_recipe = finetune_recipe | dict(minutes=8.0, optimizer="adamw", lr=0.004, warmup=0.02)   # for adapters
 
 # %% ../nbs/14_finetune.ipynb #f8e85e54
 def prepare_rows(
