@@ -176,16 +176,19 @@ STOP_EARLY = """new MutationObserver((_, me) => {
 # --- the real server ------------------------------------------------------------------------------
 
 def test_a_text_streams_in(page):
-    page.write_long(150, prompt=PROMPT, temperature=2, max_tokens=240)
-    page.value("""window.seen = []; window.began = performance.now();
-        new MutationObserver(() => seen.push([performance.now() - began, document.querySelectorAll('.token').length]))
-            .observe(document.getElementById('output'), {childList: true, subtree: true})""")
-    text = page.write()
-    seen = [(t, n) for t, n in page.value("seen") if n]
-    lengths = [n for _, n in seen]
-    assert lengths == sorted(lengths) and len(set(lengths)) > 50
-    first, last = seen[0][0], seen[-1][0]
-    assert last - first > 0.5 * last, "all the tokens came together, at the end"
+    "Tokens appear while the rest is being written. On a busy machine a text may come in a lump, five in a row do not."
+    for _ in range(5):
+        page.write_long(150, prompt=PROMPT, temperature=2, max_tokens=240)
+        page.value("""window.seen = []; window.began = performance.now();
+            new MutationObserver(() => seen.push([performance.now() - began, document.querySelectorAll('.token').length]))
+                .observe(document.getElementById('output'), {childList: true, subtree: true})""")
+        text = page.write()
+        seen = [(t, n) for t, n in page.value("seen") if n]
+        lengths = [n for _, n in seen]
+        assert lengths == sorted(lengths) and len(set(lengths)) > 50
+        first, last = seen[0][0], seen[-1][0]
+        if last - first > 0.5 * last: break
+    else: raise AssertionError("all the tokens came together, at the end")
     assert page.value("document.querySelector('.turn').textContent") == PROMPT + text
     status = page.value("document.getElementById('status').textContent")
     assert re.match(r"\d+ tokens in [\d.]+ s \(\d+ tokens/s\), the first after \d+ ms, prompt of \d+ tokens, (cut at max tokens|ended by itself)\.$", status)
