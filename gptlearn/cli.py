@@ -967,7 +967,7 @@ def serve_run(args):
     if template and "{content}" not in template: template = _template(template)
     sock = listen(args.host, args.port)  # before anything is read, for this may fail
     model, tokenizer, step = _open_run(args)
-    cache = 8 * args.max_batch * model.cfg.n_layer * model.cfg.context_length * model.cfg.d_model // model.cfg.n_head * model.cfg.n_kv_head
+    cache = 8 * args.max_batch * model.cfg.n_layer * model.cfg.context_length * model.cfg.n_kv_head * model.cfg.d_head    # keys and values, float32
     if cache > memory(): raise ValueError(f"--max_batch {args.max_batch} would keep more of each text in mind than this machine holds: choose a smaller one")
     small = model.num_params() < 10_000_000  # several threads would only wait for each other
     torch.set_num_threads(args.threads or (1 if small else torch.get_num_threads()))
@@ -1225,7 +1225,7 @@ _options["finetune"] = dict(
     lora=(int | None, None, "train adapters of this rank instead of all weights"),
     alpha=(float | None, None, "with --lora: the strength of the adapters (none: 6 times the rank)"),
     mix=(float, 0.0, "of sft: share of each batch that is text of the old run, against forgetting"),
-    minutes=(float | None, None, "wall-clock to train (default: 2, where no --steps are given; for dpo 1)"),
+    minutes=(float | None, None, "wall-clock to train (default: 2, where no --steps are given; with --lora 8, for dpo 1)"),
     steps=(int | None, None, "optimizer steps, instead of minutes"),
     batch_size=(int | None, None, "pairs in a batch"),
     lr=(float | None, None, "peak learning rate of AdamW"),

@@ -37,15 +37,6 @@ from .trainer import (Strategy, TrainConfig, Trainer, _check_finite, _checked_st
                               build_optimizers, checkpoints, find_checkpoint, pick_device, read_checkpoint,
                               resume, rng_state, save_checkpoint, set_trainer_state, trainer_state)
 
-# %% ../nbs/13_distributed.ipynb #b372e1bc
-try:                                   # an older torch has no such names, and only `FSDP` needs them
-    import torch.distributed.checkpoint as dcp
-    from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-    from torch.distributed.tensor import distribute_tensor
-except ImportError: fully_shard = None
-
 # %% ../nbs/13_distributed.ipynb #0c6ac19f
 def bytes_sent(
     n: float,             # bytes of the tensor
@@ -274,14 +265,11 @@ class FSDP(DDP):
     """Each rank holds a share of the rows of every weight, gradient and average, and gathers a block's weights
     when it computes.
 
-    Needs torch 2.8. `ValueError` for dtype float16, stats_every and compile. Zhao et al., 2023,
+    `ValueError` for dtype float16, stats_every and compile. Zhao et al., 2023,
     [PyTorch FSDP](https://arxiv.org/abs/2304.11277)."""
-    def __init__(self):
-        if fully_shard is None:
-            raise ValueError(f"FSDP needs torch 2.8 or newer, and this is {torch.__version__}: take DDP")
-        super().__init__()
-
     def prepare(self, model, cfg):
+        from torch.distributed.device_mesh import init_device_mesh    # half a second, so not at the top
+        from torch.distributed.fsdp import fully_shard
         _check_share(cfg, self.world)
         _check_fsdp(cfg)
         for t in chain(model.parameters(), model.buffers()): dist.broadcast(t.detach(), 0)
@@ -337,6 +325,7 @@ class GatheredMuon(Muon):
 def _rows_of(t, p):
     "This rank's part of a whole tensor, cut like the parameter `p`; another shape is left whole."
     if t.shape != p.shape: return t
+    from torch.distributed.tensor import distribute_tensor
     return distribute_tensor(t.to(p.device), p.device_mesh, p.placements, src_data_rank=None)
 
 # %% ../nbs/13_distributed.ipynb #40bc0b18
@@ -356,8 +345,9 @@ def write_shards(self: FSDP,
     temp: Path,     # of the checkpoint that rank 0 is writing
 ) -> dict:          # file → hash, of all ranks
     "Every rank writes its rows; for all ranks together."
+    import torch.distributed.checkpoint as dcp
     dist.barrier(self.cpu)                                       # rank 0 has made the folder
-    writer = HuggingFaceStorageWriter(str(temp / "shards"), save_distributed=True)
+    writer = dcp.HuggingFaceStorageWriter(str(temp / "shards"), save_distributed=True)
     with _quiet(): dcp.save(tensors, storage_writer=writer, process_group=self.cpu)
     hashes = {}
     for path in (temp / "shards").glob(f"shard-{self.rank + 1:05}-*"):
@@ -376,9 +366,10 @@ def _quiet():
 # %% ../nbs/13_distributed.ipynb #da241033
 @patch
 def load(self: FSDP, trainer) -> dict:
+    import torch.distributed.checkpoint as dcp
     folder = self.newest(trainer.run_dir)
     if (folder / "shards").exists():                             # of any number of ranks: each reads its rows
-        reader = HuggingFaceStorageReader(str(folder / "shards"))
+        reader = dcp.HuggingFaceStorageReader(str(folder / "shards"))
         tensors = {name: torch.empty(m.size, dtype=m.properties.dtype, device="meta")
                    for name, m in reader.read_metadata().state_dict_metadata.items()}
         tensors = _shares(trainer, tensors)

@@ -1085,7 +1085,8 @@ _schemas = {"Error": {"type": "object", "required": ["error"], "properties": {"e
 
 # %% ../nbs/18_serve.ipynb #1782cd7f
 def _check_limits(max_batch, queue, timeout, api_key):
-    if max_batch < 1 or queue < 0: raise ValueError(f"max_batch={max_batch} and queue={queue} must be at least 1 and 0")
+    for name, value, least in (("max_batch", max_batch, 1), ("queue", queue, 0)):
+        if value < least: raise ValueError(f"{name}={value} has no meaning: give {least} or more")
     if not timeout > 0: raise ValueError(f"timeout={timeout} must be above 0: 120 is usual")
     if api_key is not None and not api_key.strip(): raise ValueError("the API key is empty: give one, or None for none")
 

@@ -30,6 +30,10 @@ if "google.colab" in sys.modules:
     %pip install -q "gptlearn\[([a-z,]+)\]"
 """.strip())
 
+LEAVE_OUT = """
+if hasattr(get_ipython(), "kernel"): get_ipython().input_transformers_cleanup.append(leave_out)
+""".strip()
+
 settings = ConfigParser(delimiters=["="])
 settings.read(ROOT / "settings.ini", encoding="utf-8")
 settings = settings["DEFAULT"]
@@ -117,6 +121,51 @@ def test_it_reads_no_file_that_only_the_repository_has(path):
             assert asks or is_flagged(cell), f"{where} looks for files in {ast.unparse(call)}, which is the repository only there"
 
 
+@pytest.mark.parametrize("path", CHAPTERS, ids=name)
+def test_run_all_leaves_out_what_takes_long(path):
+    "The cell that sees to it stands in each chapter that has flagged cells, before them, and is the same everywhere but for the flags."
+    cells = code_cells(path)
+    places = [i for i, cell in enumerate(cells) if is_flagged(cell)]
+    found = [i for i, cell in enumerate(cells) if "leave_out" in cell]
+    if not places: assert not found; return
+    assert len(found) == 1 and found[0] < places[0], f"{path.name} has flagged cells: it needs the cell of its neighbours that leaves them out"
+    cell = cells[found[0]]
+    code = cell[cell.index("def leave_out"):]
+    assert code == first_of_its_kind() and ("#| cuda" in cell) == any(c.startswith("#| cuda") for c in cells)
+    for i in places: assert cells[i].startswith(("#| slow", "#| cuda")), f"{path.name}, code cell {i}: the flag is the first line"
+
+
+def first_of_its_kind():
+    "The code of that cell in the first chapter that has it."
+    cell = next(c for path in CHAPTERS for c in code_cells(path) if "def leave_out" in c)
+    return cell[cell.index("def leave_out"):]
+
+
+def test_in_a_kernel_flagged_cells_are_left_out_and_elsewhere_they_run():
+    import nbformat
+    from execnb.shell import CaptureShell
+    from nbclient import NotebookClient
+    see_to_it = 'flags = "#| slow"\n' + first_of_its_kind()
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text) for text in (
+        see_to_it, "#| slow\nassert False", "#| slow and more\nassert False", "", "print('ran')\n#| slow", "# slow\nprint('ran, too')")])
+    cells = NotebookClient(notebook, timeout=60).execute().cells
+    printed = ["".join(o.text for o in cell.outputs) for cell in cells]
+    assert printed[4:] == ["ran\n", "ran, too\n"]
+    assert all("To run this cell, delete its first line, #| slow" in text for text in printed[1:3])
+    shell = CaptureShell()  # nbdev's runner: flags are its own business
+    shell.run(see_to_it)
+    shell.run("#| slow\nran = True")
+    assert shell.user_ns["ran"]
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=name)
+def test_saved_outputs_of_flagged_cells_are_kept(path):
+    "Run All puts a sentence in their place; `git restore` brings them back."
+    for number, cell in enumerate(json.loads(path.read_text(encoding="utf-8"))["cells"]):
+        for output in cell.get("outputs", []):
+            assert not "".join(output.get("text", "")).startswith("Left out. To run"), f"{path.name}, cell {number} was run without its flag's leave"
+
+
 def pytest_generate_tests(metafunc):
     asked = metafunc.config.getoption("--colab")
     if "alone" in metafunc.fixturenames: metafunc.parametrize("alone", CHAPTERS if asked else [], ids=name)
@@ -169,8 +218,6 @@ def test_as_on_colab(alone, request, tmp_path, wheelhouse):
     kernel = AsyncKernelManager(kernel_name="python3")
     kernel._kernel_spec = KernelSpec(argv=[str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"], language="python")
     notebook = nbformat.read(alone, 4)
-    for cell in notebook.cells:
-        if cell.cell_type == "code" and is_flagged(cell.source): cell.source = ""
     try: NotebookClient(notebook, km=kernel, timeout=900, resources={"metadata": {"path": str(folder)}}).execute(env=env)
     finally: asyncio.run(kernel.shutdown_kernel(now=True))
     installed = {canonicalize_name(p.name.split("-")[0]) for p in site_packages(python).glob("*.dist-info")}
