@@ -275,6 +275,7 @@ def memory() -> int:  # bytes
 def check_memory(
     cfg: GPTConfig,
     batch_size: int = 1,  # rows of a pass
+    option: str = "train.batch_size",  # which says so
 ):
     "Raise `ValueError` where the weights alone, or the ids of one pass alone, are more than the memory holds."
     least = _least(cfg)
@@ -283,7 +284,7 @@ def check_memory(
                          "parameters, more than this machine can hold: choose smaller ones")
     if 8 * batch_size * cfg.context_length > memory():
         raise ValueError(f"batch_size={batch_size} rows of {cfg.context_length} tokens are more than this machine "
-                         "can hold: choose a smaller --train.batch_size")
+                         f"can hold: choose a smaller --{option}")
 
 def _least(cfg):
     "Fewer parameters than this it cannot have: queries and outputs, two layers of the feed-forward, embedding."
@@ -821,6 +822,7 @@ def finetune_run(args):
     if args.out: check_place("out", args.out)
     if args.out and Path(args.out).exists(): raise ValueError(f"--out {args.out} exists already: choose another folder")
     out, (model, tokenizer, step) = Path(args.out or free_folder(f"{args.run}-tuned")), _open_run(args)
+    check_memory(model.cfg, cfg.batch_size, "batch_size")
     if args.method == "dpo" and not can_chat(tokenizer):
         raise ValueError(f"{args.run} has not learnt to answer, and dpo only makes answers better: begin with --method sft")
     pairs = _table(args)
