@@ -37,13 +37,26 @@ class _Broken(Exception):
         self.where, self.hint = where, hint
 
 # %% ../nbs/20_exercises.ipynb #67270c8b
-def _expect(
-    holds: bool,
-    where: str,   # the input, and what came out
-    hint: str,    # a question rather than the answer
-):
-    "Raises `_Broken` unless `holds`."
+def _expect(holds: bool, where: str, hint: str):
+    "Raises `_Broken` unless `holds`. `where`: the input, and what came out; `hint`: a question."
     if not holds: raise _Broken(where, hint)
+
+# %% ../nbs/20_exercises.ipynb #2edfa2be
+def _form(got, want: Tensor, where: str, hint="Which dimensions go in, and which come out?"):
+    "Raises `_Broken` unless `got` is a tensor with the shape and the precision of `want`."
+    _expect(got is not None, f"{where}: None came out", "Does your function return what it has computed?")
+    _expect(isinstance(got, Tensor), f"{where}: a {type(got).__name__} came out",
+            "It has to be a tensor, and nothing beside it.")
+    shapes = tuple(got.shape), tuple(want.shape)
+    _expect(shapes[0] == shapes[1], f"{where}: shape {shapes[0]} came out, not {shapes[1]}", hint)
+    kept = got.dtype == want.dtype or not got.is_floating_point()
+    _expect(kept, f"{where}: {got.dtype} came out, not {want.dtype}",
+            "A part keeps the precision of what it gets, and so must whatever you compute on the way.")
+
+# %% ../nbs/20_exercises.ipynb #ffb07a7f
+def _close(a, b, tolerance) -> bool:
+    "Equal up to `tolerance` of the largest number."
+    return bool(((a.double() - b.double()).abs() <= tolerance * (1 + b.double().abs().max())).all())
 
 # %% ../nbs/20_exercises.ipynb #2b462a4f
 def _same(
@@ -55,16 +68,11 @@ def _same(
     tolerance: float = 1e-5,
 ):
     "Raises `_Broken` unless `got` is a tensor equal to `want`, up to `tolerance` of its largest number."
-    if got is None: raise _Broken(f"{where}: None came out", "Does your function return what it has computed?")
-    if not isinstance(got, Tensor): raise _Broken(f"{where}: a {type(got).__name__} came out", "It has to be a tensor, and nothing beside it.")
-    if got.shape != want.shape:
-        raise _Broken(f"{where}: shape {tuple(got.shape)} came out, not {tuple(want.shape)}", "Which dimensions go in, and which come out?")
-    if got.is_floating_point() and got.dtype != want.dtype:
-        raise _Broken(f"{where}: {got.dtype} came out, not {want.dtype}", "A part keeps the precision of what it gets, and so must whatever you compute on the way.")
-    def close(a, b): return bool(((a.double() - b.double()).abs() <= tolerance * (1 + b.double().abs().max())).all())
-    if close(got, want): return
+    _form(got, want, where)
+    if _close(got, want, tolerance): return
     for about, wrong in mistakes.items():
-        if about != "nan" and wrong.shape == got.shape and close(got, wrong): raise _Broken(where, about)
+        if about == "nan" or wrong.shape != got.shape: continue
+        _expect(not _close(got, wrong, tolerance), where, about)
     if got.isnan().any(): raise _Broken(f"{where}: nan came out", mistakes.get("nan", hint))
     raise _Broken(f"{where}: off by up to {(got.double() - want.double()).abs().max():.2g}", hint)
 
@@ -96,8 +104,8 @@ class Report:
             lines.append(f"  {'✗' if broken else '✓'} {claim}")
             if broken and not told: lines += [f"      on:   {broken.where}", f"      hint: {broken.hint}"]
             told = told or broken is not None
-        head = f"{self.name}: all {held} claims hold" if self.passed else f"{self.name}: {held} of {len(self.results)} claims hold"
-        return "\n".join([head, *lines] + [self.note] * bool(self.note))
+        count = f"all {held}" if self.passed else f"{held} of {len(self.results)}"
+        return "\n".join([f"{self.name}: {count} claims hold", *lines] + [self.note] * bool(self.note))
 
 # %% ../nbs/20_exercises.ipynb #6e6a4f23
 exercises = {}  # name → Exercise, filled below
@@ -123,16 +131,19 @@ class _Watched:
 # %% ../nbs/20_exercises.ipynb #3c60b3ff
 def _line(error, claim) -> str:
     "The line of your code in which the error arose, where it can be found."
-    frames = traceback.extract_tb(error.__traceback__)
     ours = {claim.__code__.co_filename, _Watched.__call__.__code__.co_filename}
-    yours = [f.line for f in frames if f.line and f.filename not in ours and Path(torch.__file__).parent not in Path(f.filename).parents]
+    def torchs(path): return Path(torch.__file__).parent in Path(path).parents
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.line and f.filename not in ours]
+    yours = [f.line for f in frames if not torchs(f.filename)]
     return f", in {yours[-1].strip()[:80]}" if yours else ""
 
 # %% ../nbs/20_exercises.ipynb #21b97bad
 _plainer = {  # a part of PyTorch's message → a hint
     "leaf Variable": "PyTorch records this change as if it were part of the model: torch.no_grad().",
-    "modified by an inplace operation": "The way back needs a tensor that was overwritten since: make a new one, where += or a method with _ writes into the old.",
-    "probability tensor contains": "multinomial wants probabilities: none below 0, no nan, and not all of them 0. What did it get?"}
+    "modified by an inplace operation": "The way back needs a tensor that was overwritten since: "
+        "make a new one, where += or a method with _ writes into the old.",
+    "probability tensor contains": "multinomial wants probabilities: none below 0, no nan, "
+        "and not all of them 0. What did it get?"}
 
 # %% ../nbs/20_exercises.ipynb #9e6af451
 def _examine(
@@ -156,8 +167,11 @@ def check(
     """Tests your answer against independent references, and keeps your progress.
 
     ValueError for a name that is no exercise, and for an answer that cannot be called."""
-    if name not in exercises: raise ValueError(f"no exercise is called {name!r}: take one of {', '.join(exercises)}")
-    if not callable(answer): raise ValueError(f"an object of type {type(answer).__name__} is no answer: give your function or class itself, without calling it")
+    if name not in exercises:
+        raise ValueError(f"no exercise is called {name!r}: take one of {', '.join(exercises)}")
+    if not callable(answer):
+        raise ValueError(f"an object of type {type(answer).__name__} is no answer: "
+                         "give your function or class itself, without calling it")
     torch_state = torch.get_rng_state()
     try: report = Report(name, [(claim.__doc__, _examine(claim, answer)) for claim in exercises[name].claims])
     finally: torch.set_rng_state(torch_state)
@@ -167,7 +181,7 @@ def check(
 # %% ../nbs/20_exercises.ipynb #95d7c573
 def _progress_file() -> Path:
     "Where progress is kept."
-    return Path(os.environ.get("GPTLEARN_PROGRESS") or Path.home() / ".local" / "share" / "gptlearn" / "progress.json")
+    return Path(os.environ.get("GPTLEARN_PROGRESS") or Path.home() / ".local/share/gptlearn/progress.json")
 
 # %% ../nbs/20_exercises.ipynb #faa1eceb
 def _read_progress() -> dict:  # name → dict(tries, passed: date or None)
@@ -176,12 +190,14 @@ def _read_progress() -> dict:  # name → dict(tries, passed: date or None)
     if not path.exists(): return {}
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
-        if not all(isinstance(row, dict) and isinstance(row.get("tries"), int) for row in known.values()): raise ValueError("it does not hold tries")
+        if not all(isinstance(row, dict) and isinstance(row.get("tries"), int) for row in known.values()):
+            raise ValueError("it does not hold tries")
         return known
     except (ValueError, AttributeError) as error:
         aside = path.with_name(path.name + ".unreadable")
         path.replace(aside)
-        raise ValueError(f"{path} could not be read ({error}); it is kept as {aside.name}, and a new one begins") from None
+        raise ValueError(f"{path} could not be read ({error}); "
+                         f"it is kept as {aside.name}, and a new one begins") from None
 
 # %% ../nbs/20_exercises.ipynb #bb83046c
 def _keep_progress(name, passed) -> str:  # a sentence if it could not be kept
@@ -205,76 +221,132 @@ def progress() -> str:
     known = _read_progress()
     for name, exercise in exercises.items():
         row = known.get(name, dict(tries=0, passed=None))
-        state = f"done on {row['passed']}" if row["passed"] else f"{row['tries']} tries" if row["tries"] else "not begun"
+        state = f"{row['tries']} tries" if row["tries"] else "not begun"
+        if row["passed"]: state = f"done on {row['passed']}"
         print(f"{name:10} {exercise.title:44} {state}")
+
+# %% ../nbs/20_exercises.ipynb #5a17da0e
+def _luck(seed): return torch.Generator().manual_seed(seed)
+
+# %% ../nbs/20_exercises.ipynb #7604314f
+def _random(*shape, seed=0, dtype=torch.float32):
+    "Normal numbers, drawn in float64."
+    return torch.randn(*shape, generator=_luck(seed), dtype=torch.float64).to(dtype)
+
+# %% ../nbs/20_exercises.ipynb #e5b97396
+def _randoms(*shapes):
+    "One tensor a shape, with the seeds 0, 1, 2, …"
+    return [_random(*shape, seed=i) for i, shape in enumerate(shapes)]
+
+# %% ../nbs/20_exercises.ipynb #b9a495a0
+def _agrees(answer, reference, inputs, where, hint, mistakes=lambda *inputs: {}, tolerance=1e-5, **options):
+    "Raises `_Broken` unless both give the same; `mistakes(*inputs)`, `where`, `hint`: as `_same` takes them."
+    got, want = answer(*inputs, **options), reference(*inputs, **options)
+    _same(got, want, where, hint, mistakes(*inputs), tolerance)
+
+# %% ../nbs/20_exercises.ipynb #f71a48e9
+def _keeps(call, hint, **inputs):
+    "Raises `_Broken` unless all inputs are after the call what they were before."
+    before = [x.clone() for x in inputs.values()]
+    call(*inputs.values())
+    for (name, x), was in zip(inputs.items(), before): _same(x, was, f"{name} after the call", hint)
+
+# %% ../nbs/20_exercises.ipynb #972283f5
+_cut = "Somewhere the way back is cut: .item(), .detach(), .data, torch.tensor(…) or numpy."
+
+# %% ../nbs/20_exercises.ipynb #cdb89e27
+def _gradients(function, inputs):
+    "At each of the inputs; zeros where nothing arrives."
+    leaves = [x.clone().requires_grad_() for x in inputs]
+    out = function(*leaves)
+    _expect(isinstance(out, Tensor) and out.requires_grad, "inputs that require a gradient", _cut)
+    total = out.pow(2).sum() + out.sum()
+    return torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True)
+
+# %% ../nbs/20_exercises.ipynb #f088a963
+def _flows(answer, reference, inputs):
+    "Raises `_Broken` unless the gradients are those of the reference, for each of the inputs."
+    for got, want, x in zip(_gradients(answer, inputs), _gradients(reference, inputs), inputs):
+        _same(got, want, f"the gradient at the input {tuple(x.shape)}", _cut, tolerance=1e-4)
 
 # %% ../nbs/20_exercises.ipynb #0dedd218
 def _bpe_form(learn):
     "A list of n pairs of bytes"
     got, where = learn("abcd", 2), "'abcd', 2 merges"
-    _expect(isinstance(got, list), f"{where}: {_told(got)} came out", "What is asked for is a list: the merges in the order in which they were learned.")
-    _expect(all(isinstance(pair, tuple) and len(pair) == 2 for pair in got), f"{where}: {got}", "Each merge is a tuple of the two tokens that it joins, and nothing else.")
+    _expect(isinstance(got, list), f"{where}: {_told(got)} came out",
+            "What is asked for is a list: the merges in the order in which they were learned.")
+    _expect(all(isinstance(pair, tuple) and len(pair) == 2 for pair in got), f"{where}: {got}",
+            "Each merge is a tuple of the two tokens that it joins, and nothing else.")
     kinds = {type(token).__name__ for pair in got for token in pair} - {"bytes"}
-    _expect(not kinds, f"{where}: tokens of type {', '.join(sorted(kinds))}", "Tokens are bytes objects, such as b'a': what are the UTF-8 bytes of a piece?")
-    _expect(len(got) == 2, f"{where}: {len(got)} came out", "n counts the merges, not the ids of the vocabulary, and a pair that occurs only once is merged, too.")
+    _expect(not kinds, f"{where}: tokens of type {', '.join(sorted(kinds))}",
+            "Tokens are bytes objects, such as b'a': what are the UTF-8 bytes of a piece?")
+    _expect(len(got) == 2, f"{where}: {len(got)} came out",
+            "n counts the merges, not the ids of the vocabulary, "
+            "and a pair that occurs only once is merged, too.")
+
+# %% ../nbs/20_exercises.ipynb #51d6133e
+def _merges(learn, text, n, want, hint, mistakes={}):
+    "Raises `_Broken` unless `want` are the first n merges of the text; mistakes: hint → the merges it gives."
+    got = learn(text, n)
+    where = f"{text!r}, {n} merge{'s' * (n > 1)}: {got}"
+    for about, wrong in mistakes.items(): _expect(got != wrong, where, about)
+    _expect(got == want, where, hint)
 
 # %% ../nbs/20_exercises.ipynb #c5c3e412
 def _bpe_frequent(learn):
     "The most frequent pair is merged first"
-    got = learn("Ac Ac Ab Ab Ab", 1)
-    _expect(got != [(b" ", b"a")], f"'Ac Ac Ab Ab Ab', 1 merge: {got}", "Capitals are other bytes than small letters: leave the text as it is.")
-    _expect(got == [(b" ", b"A")], f"'Ac Ac Ab Ab Ab', 1 merge: {got}",
-           "A space belongs to the piece behind it, and a piece that occurs often counts often.")
+    _merges(learn, "Ac Ac Ab Ab Ab", 1, [(b" ", b"A")],
+            "A space belongs to the piece behind it, and a piece that occurs often counts often.",
+            {"Capitals are other bytes than small letters: leave the text as it is.": [(b" ", b"a")]})
 
 # %% ../nbs/20_exercises.ipynb #3b21c447
 def _bpe_ties(learn):
     "Among equals the greatest pair of byte strings wins"
-    got = learn("ab cd ba", 1)
-    _expect(got == [(b"c", b"d")], f"'ab cd ba', 1 merge: {got}", "Several pairs occur equally often. Which one would max() over (count, pair) take?")
+    _merges(learn, "ab cd ba", 1, [(b"c", b"d")],
+            "Several pairs occur equally often. Which one would max() over (count, pair) take?")
 
 # %% ../nbs/20_exercises.ipynb #a2847a97
 def _bpe_on_top(learn):
     "Merges build on merges"
-    got = learn("abcabcabc", 2)
-    _expect(got == [(b"b", b"c"), (b"a", b"bc")], f"'abcabcabc', 2 merges: {got}",
-           "After a merge, the merged token is one token, and the pairs are to be counted anew.")
+    _merges(learn, "abcabcabc", 2, [(b"b", b"c"), (b"a", b"bc")],
+            "After a merge, the merged token is one token, and the pairs are to be counted anew.")
 
 # %% ../nbs/20_exercises.ipynb #d09aa309
 def _bpe_runs(learn):
     "In a run of equal letters no letter is used twice"
-    got = learn("aaaaa", 3)
-    _expect(got == [(b"a", b"a"), (b"aa", b"aa"), (b"aaaa", b"a")], f"'aaaaa', 3 merges: {got}", "Merge from left to right: aa, aa, a. What has been merged is gone.")
+    _merges(learn, "aaaaa", 3, [(b"a", b"a"), (b"aa", b"aa"), (b"aaaa", b"a")],
+            "Merge from left to right: aa, aa, a. What has been merged is gone.")
 
 # %% ../nbs/20_exercises.ipynb #d0cf83a0
 def _bpe_pieces(learn):
     "No merge crosses a piece"
     got = learn("a! a! a!", 9)
-    _expect(all(not (b"!" in x + y and b"a" in x + y) for x, y in got), f"'a! a! a!': {got}", "Cut the text with GPT2_PATTERN first, and count inside each piece only.")
+    _expect(all(not (b"!" in x + y and b"a" in x + y) for x, y in got), f"'a! a! a!': {got}",
+            "Cut the text with GPT2_PATTERN first, and count inside each piece only.")
 
 # %% ../nbs/20_exercises.ipynb #68f41ec2
 def _bpe_bytes(learn):
     "Tokens are bytes, not characters"
-    got = learn("éééé", 1)
-    _expect(got == [("é".encode()[:1], "é".encode()[1:])], f"'éééé', 1 merge: {got}", "How many bytes has an é in UTF-8?")
+    _merges(learn, "éééé", 1, [("é".encode()[:1], "é".encode()[1:])], "How many bytes has an é in UTF-8?")
 
 # %% ../nbs/20_exercises.ipynb #ee6779a1
 def _bpe_whole(learn):
     "A merge joins two whole tokens"
-    got = learn("xa1xa1xa1xa1ab1ab1ab1xab", 3)
-    _expect(got == [(b"x", b"a"), (b"a", b"b"), (b"xa", b"b")], f"'xa1xa1xa1xa1ab1ab1ab1xab', 3 merges: {got}",
-           "The token xa only ends in an a. Is it left alone when a and b are merged?")
+    _merges(learn, "xa1xa1xa1xa1ab1ab1ab1xab", 3, [(b"x", b"a"), (b"a", b"b"), (b"xa", b"b")],
+            "The token xa only ends in an a. Is it left alone when a and b are merged?")
 
 # %% ../nbs/20_exercises.ipynb #90c8dd8f
 def _bpe_order(learn):
     "Equals are compared token by token"
-    got = learn("ab1abc1ad", 2)
-    _expect(got == [(b"a", b"b"), (b"ab", b"c")], f"'ab1abc1ad', 2 merges: {got}", "Compare the first tokens of two pairs before the second ones: b'a' + b'd' as one string hides where the first one ends.")
+    _merges(learn, "ab1abc1ad", 2, [(b"a", b"b"), (b"ab", b"c")],
+            "Compare the first tokens of two pairs before the second ones: "
+            "b'a' + b'd' as one string hides where the first one ends.")
 
 # %% ../nbs/20_exercises.ipynb #98306c7f
 def _bpe_end(learn):
     "It ends when nothing is left to merge"
-    got = learn("ab", 5)
-    _expect(got == [(b"a", b"b")], f"'ab', 5 merges: {got}", "It ends early, without an error. Which pairs are left when every piece is one token?")
+    _merges(learn, "ab", 5, [(b"a", b"b")],
+            "It ends early, without an error. Which pairs are left when every piece is one token?")
 
 # %% ../nbs/20_exercises.ipynb #09053037
 def _bpe_real(learn):
@@ -282,19 +354,23 @@ def _bpe_real(learn):
     text = "\n".join(tale.text for tale in tales(30, seed=1))
     want, got = BPE.train(text, 256 + 60, special_tokens=()).merges, learn(text, 60)
     first = next((i for i, (a, b) in enumerate(zip(got, want)) if a != b), min(len(got), len(want)))
-    _expect(list(got) == want, f"thirty tales: merge {first} is {got[first] if first < len(got) else 'missing'}", "Which pairs were equally frequent there, and which one is greater?")
+    found = got[first] if first < len(got) else "missing"
+    _expect(list(got) == want, f"thirty tales: merge {first} is {found}",
+            "Which pairs were equally frequent there, and which one is greater?")
 
 # %% ../nbs/20_exercises.ipynb #71712f98
-exercises["bpe"] = Exercise("learn the merges of a text", "learn(text: str, n: int) -> list[tuple[bytes, bytes]]", "01_bpe",
-    [_bpe_form, _bpe_bytes, _bpe_pieces, _bpe_frequent, _bpe_ties, _bpe_on_top, _bpe_runs, _bpe_whole, _bpe_order, _bpe_end, _bpe_real])
+exercises["bpe"] = Exercise(
+    "learn the merges of a text", "learn(text: str, n: int) -> list[tuple[bytes, bytes]]", "01_bpe",
+    [_bpe_form, _bpe_bytes, _bpe_pieces, _bpe_frequent, _bpe_ties, _bpe_on_top, _bpe_runs, _bpe_whole,
+     _bpe_order, _bpe_end, _bpe_real])
 
 # %% ../nbs/20_exercises.ipynb #eb3e3b1b
-def _turned(x, positions, base=10000.0, sign=1, power=2, turns=1.0):
-    "The reference: pairs as complex numbers, times a number of length 1. The arguments make known mistakes."
-    a, b = x.double().chunk(2, -1)
-    angles = turns * positions.double()[:, None] * base ** (-power * torch.arange(a.shape[-1], dtype=torch.double) / x.shape[-1])
-    z = torch.complex(a, b) * torch.polar(torch.ones_like(angles), sign * angles)
-    return torch.cat((z.real, z.imag), -1)
+def _turned(x, positions, base=10000.0, power=2, turns=1.0):
+    "The reference: pairs as complex numbers, times a number of length 1. Arguments make known mistakes."
+    D = x.shape[-1]
+    angles = turns * torch.outer(positions.double(), base ** (-power * torch.arange(D // 2).double() / D))
+    z = torch.complex(*x.double().chunk(2, -1)) * torch.exp(1j * angles)
+    return torch.cat((z.real, z.imag), -1).to(x.dtype)
 
 # %% ../nbs/20_exercises.ipynb #aed6e8df
 def _turned_neighbours(x, positions):
@@ -305,75 +381,83 @@ def _turned_neighbours(x, positions):
 # %% ../nbs/20_exercises.ipynb #1641d8ea
 def _turned_mixed(x, positions):
     "The same with neighbouring channels at one angle, though the pairs lie half a vector apart."
-    angle = (positions[:, None] * 10000.0 ** (-torch.arange(0, x.shape[-1], 2) / x.shape[-1])).repeat_interleave(2, -1)
-    a, b = x.chunk(2, -1)
+    D, (a, b) = x.shape[-1], x.chunk(2, -1)
+    angle = (positions[:, None] * 10000.0 ** (-torch.arange(0, D, 2) / D)).repeat_interleave(2, -1)
     return x * angle.cos() + torch.cat((-b, a), -1) * angle.sin()
 
-# %% ../nbs/20_exercises.ipynb #e0bbda09
-def _random(*shape, seed=0, dtype=torch.float32): return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
-
-# %% ../nbs/20_exercises.ipynb #1608a647
-_cut = "Somewhere the way back is cut: .item(), .detach(), .data, torch.tensor(…) or numpy."
-
-def _flows(answer, reference, inputs):
-    "Raises `_Broken` unless the gradients are those of the reference, for each of the inputs."
-    def grads(function):
-        leaves = [x.clone().requires_grad_() for x in inputs]
-        out = function(*leaves)
-        _expect(isinstance(out, Tensor) and out.requires_grad, "inputs that require a gradient", _cut)
-        return torch.autograd.grad(out.pow(2).sum() + out.sum(), leaves, allow_unused=True)
-    for got, want, x in zip(grads(answer), grads(reference), inputs):
-        _same(torch.zeros_like(x) if got is None else got, want.float(), f"the gradient at the input {tuple(x.shape)}", _cut, tolerance=1e-4)
-
 # %% ../nbs/20_exercises.ipynb #ae1dbf7e
+def _rope_zero_wrong(x, positions): return {
+    "The channels come out in another order than they went in: where does each pair belong?":
+        torch.cat((x[..., ::2], x[..., 1::2]), -1),
+    "Position 0 is turned as if it were 1: do you count from 0?": _turned(x, positions + 1)}
+
+# %% ../nbs/20_exercises.ipynb #3fd16ebc
 def _rope_zero(rope):
     "Position 0 turns nothing"
-    x = _random(2, 1, 8)
-    _same(rope(x, torch.tensor([0])), x, "a single token at position 0", "What are the cosine and the sine of 0, and which of them multiplies x?", {
-        "The channels come out in another order than they went in: where does each pair belong?": torch.cat((x[..., ::2], x[..., 1::2]), -1),
-        "Position 0 is turned as if it were 1: do you count from 0?": _turned(x, torch.tensor([1])).float()}, 1e-4)
+    _agrees(rope, lambda x, p: x, (_random(2, 1, 8), torch.arange(1)), "a single token at position 0",
+            "What are the cosine and the sine of 0, and which of them multiplies x?", _rope_zero_wrong, 1e-4)
 
 # %% ../nbs/20_exercises.ipynb #7fc492cd
 def _rope_length(rope):
     "Lengths stay as they are"
-    x = _random(1, 6, 8)
-    y = rope(x, torch.arange(6))
-    _same(y.norm(dim=-1), x.norm(dim=-1), "the lengths of six vectors", "Turn the pairs (1, 0) and (0, 1) by hand: which signs come out? And is the second result made of the old first channel, or of the new one?", {
-        "Angles and channels lie in another order: which two channels want the same angle?": _turned_mixed(x, torch.arange(6)).norm(dim=-1)}, 1e-4)
+    x, p = _random(1, 6, 8), torch.arange(6)
+    _same(rope(x, p).norm(dim=-1), x.norm(dim=-1), "the lengths of six vectors",
+          "Turn the pairs (1, 0) and (0, 1) by hand: which signs come out? "
+          "And is the second result made of the old first channel, or of the new one?",
+          {"Angles and channels lie in another order: which two channels want the same angle?":
+               _turned_mixed(x, p).norm(dim=-1)}, 1e-4)
 
 # %% ../nbs/20_exercises.ipynb #2319a81a
+def _rope_wrong(x, p): return {
+    "Which channels form a pair: neighbours, or a channel and the one half a vector further on?":
+        _turned_neighbours(x, p),
+    "It turns the other way round: mind the two signs.": _turned(x, p, turns=-1),
+    "The first pair turns as it should, the others too fast: look at the exponent, with i counting pairs.":
+        _turned(x, p, power=1),
+    "The first pair turns as it should, the others too slowly: look at the exponent, "
+    "whose D is the whole vector.":
+        _turned(x, p, power=4),
+    "All pairs turn equally fast: is the exponent always 0? Whole numbers are divided by / or by //.":
+        _turned(x, p, power=0),
+    "Later pairs should turn more slowly, yours turn faster: mind the sign of the exponent.":
+        _turned(x, p, power=-2),
+    "The angle is in radians already: no 2π belongs to it.": _turned(x, p, turns=2 * math.pi),
+    "Angles in degrees? cos and sin want radians.": _turned(x, p, turns=math.pi / 180)}
+
+# %% ../nbs/20_exercises.ipynb #2ba4ec37
 def _rope_formula(rope):
     "Equal to multiplication by complex numbers"
-    x, p = _random(2, 3, 7, 8), torch.arange(7)
-    _same(rope(x, p), _turned(x, p).float(), "x of shape (2, 3, 7, 8), positions 0 to 6", "Take a vector of eight channels with a single 1 in it, at position 1: which two channels should change, and by what angle?", {
-        "Which channels form a pair: neighbours, or a channel and the one half a vector further on?": _turned_neighbours(x, p).float(),
-        "It turns the other way round: mind the two signs.": _turned(x, p, sign=-1).float(),
-        "The first pair turns as it should, the others too fast: look at the exponent, with i counting pairs.": _turned(x, p, power=1).float(),
-        "The first pair turns as it should, the others too slowly: look at the exponent, whose D is the whole vector.": _turned(x, p, power=4).float(),
-        "All pairs turn equally fast: is the exponent always 0? Whole numbers are divided by / or by //.": _turned(x, p, power=0).float(),
-        "Later pairs should turn more slowly, yours turn faster: mind the sign of the exponent.": _turned(x, p, power=-2).float(),
-        "The angle is in radians already: no 2π belongs to it.": _turned(x, p, turns=2 * math.pi).float(),
-        "Angles in degrees? cos and sin want radians.": _turned(x, p, turns=math.pi / 180).float()}, 1e-4)
+    x, positions = _random(2, 3, 7, 8), torch.arange(7)
+    _agrees(rope, _turned, (x, positions), "x of shape (2, 3, 7, 8), positions 0 to 6",
+            "Take a vector of eight channels with a single 1 in it, at position 1: "
+            "which two channels should change, and by what angle?", _rope_wrong, 1e-4)
 
 # %% ../nbs/20_exercises.ipynb #61cac8b7
+def _rope_positions_wrong(x, positions): return {
+    "These are the angles of positions 0, 1, 2. With a cache a new token stands elsewhere.":
+        _turned(x, torch.arange(3))}
+
+# %% ../nbs/20_exercises.ipynb #0188d921
 def _rope_positions(rope):
     "The positions are used, not the order in the row"
-    x, p = _random(1, 3, 8), torch.tensor([5, 2, 40])
-    _same(rope(x, p), _turned(x, p).float(), "positions 5, 2, 40", "With a cache a single new token stands at position 40. Where do your angles come from?",
-         {"These are the angles of positions 0, 1, 2. With a cache a new token stands elsewhere.": _turned(x, torch.arange(3)).float()}, 1e-4)
+    _agrees(rope, _turned, (_random(1, 3, 8), torch.tensor([5, 2, 40])), "positions 5, 2, 40",
+            "With a cache a single new token stands at position 40. Where do your angles come from?",
+            _rope_positions_wrong, 1e-4)
 
 # %% ../nbs/20_exercises.ipynb #4749d80f
 def _rope_base(rope):
     "The base is used"
-    x, p = _random(1, 4, 8), torch.arange(4)
-    _same(rope(x, p, base=500.0), _turned(x, p, 500.0).float(), "base=500", "Where does 10000 stand in your code?", tolerance=1e-4)
+    _agrees(rope, _turned, (_random(1, 4, 8), torch.arange(4)), "base=500",
+            "Where does 10000 stand in your code?", tolerance=1e-4, base=500.0)
 
 # %% ../nbs/20_exercises.ipynb #b67936ec
 def _rope_relative(rope):
     "Scores depend on the distance alone"
-    q, k = _random(1, 8), _random(1, 8, seed=1)
-    at = [float(rope(q, torch.tensor([m])) @ rope(k, torch.tensor([m - 3])).T) for m in (3, 50)]
-    _expect(abs(at[0] - at[1]) < 1e-3, f"a query 3 after a key: {at[0]:.3f} at position 3, {at[1]:.3f} at position 50", "Is each pair turned by its own position and nothing else?")
+    q, k = _randoms((1, 8), (1, 8))
+    at = {m: float(rope(q, torch.tensor([m])) @ rope(k, torch.tensor([m - 3])).T) for m in (3, 50)}
+    told = ", ".join(f"{score:.3f} at position {m}" for m, score in at.items())
+    _expect(abs(at[3] - at[50]) < 1e-3, f"a query 3 after a key: {told}",
+            "Is each pair turned by its own position and nothing else?")
 
 # %% ../nbs/20_exercises.ipynb #1108ed7e
 def _rope_flows(rope):
@@ -383,169 +467,219 @@ def _rope_flows(rope):
 # %% ../nbs/20_exercises.ipynb #37d68f27
 def _rope_kept(rope):
     "It leaves its input as it was"
-    x = _random(1, 4, 8)
-    before = x.clone()
-    rope(x, torch.arange(4))
-    _same(x, before, "x after the call", "Some line writes into x or a part of it: make a new tensor.")
+    _keeps(lambda x: rope(x, torch.arange(4)),
+           "Some line writes into x or a part of it: make a new tensor.", x=_random(1, 4, 8))
 
 # %% ../nbs/20_exercises.ipynb #fcb8b54a
-exercises["rope"] = Exercise("turn queries and keys by their position", "rope(x: Tensor, positions: Tensor, base=10000.0) -> Tensor", "03_embeddings",
-    [_rope_zero, _rope_kept, _rope_length, _rope_formula, _rope_positions, _rope_base, _rope_relative, _rope_flows])
+exercises["rope"] = Exercise(
+    "turn queries and keys by their position", "rope(x: Tensor, positions: Tensor, base=10000.0) -> Tensor",
+    "03_embeddings", [_rope_zero, _rope_kept, _rope_length, _rope_formula, _rope_positions, _rope_base,
+                      _rope_relative, _rope_flows])
 
 # %% ../nbs/20_exercises.ipynb #1504db8d
 def _rms_reference(x, weight, eps=1e-5): return F.rms_norm(x, weight.shape, weight, eps)
 
 # %% ../nbs/20_exercises.ipynb #6c8b563f
-def _rms_formula(rms_norm):
-    "Equal to PyTorch's rms_norm"
-    x, w = _random(2, 5, 8) + 1, _random(8, seed=1)
+def _rms_wrong(x, w):
     square = x.pow(2).mean(-1, keepdim=True)
-    _same(rms_norm(x, w), _rms_reference(x, w), "x of shape (2, 5, 8) with mean 1", "Divide by the root of the mean of the squares, then multiply by the weight.", {
+    root = square.sqrt()
+    return {
         "Yours subtracts the mean: that is a layer norm.": F.layer_norm(x, (8,), w),
         "Yours subtracts the mean, and takes no notice of the weight.": F.layer_norm(x, (8,)),
-        "Where does the weight come in?": x / square.sqrt(),
+        "Where does the weight come in?": x / root,
         "std and var subtract the mean before they square.": x / x.std(-1, correction=0, keepdim=True) * w,
-        "std and var subtract the mean before they square, and divide by one less.": x / x.std(-1, keepdim=True) * w,
-        "Is it a product with the root, or a quotient?": x * square.sqrt() * w,
+        "std and var subtract the mean before they square, and divide by one less.":
+            x / x.std(-1, keepdim=True) * w,
+        "Is it a product with the root, or a quotient?": x * root * w,
         "The weight comes last: the size is that of x alone.": _rms_reference(x * w, torch.ones(8)),
         "The mean of the squares, not of the sizes.": x / x.abs().mean(-1, keepdim=True) * w,
         "Square first, and then take the mean.": x / (x.mean(-1, keepdim=True) ** 2 + 1e-5).sqrt() * w,
-        "Each token stands for itself: yours takes the mean over the batch.": x / x.pow(2).mean(0, keepdim=True).sqrt() * w,
+        "Each token stands for itself: yours takes the mean over the batch.":
+            x / x.pow(2).mean(0, keepdim=True).sqrt() * w,
         "Divide by the root of the mean square.": x / square * w,
         "The mean of the squares, not their sum.": x / x.norm(dim=-1, keepdim=True) * w,
-        "Is the weight a factor, or is it added?": x / square.sqrt() + w,
-        "A weight of 1 should leave it alone: where does the other 1 come from?": x / square.sqrt() * (1 + w),
-        "Over which dimension is the mean? Each token stands for itself.": x / x.pow(2).mean(1, keepdim=True).sqrt() * w,
-        "One mean for the whole batch: tokens must not know of each other.": x / x.pow(2).mean().sqrt() * w}, 1e-4)
+        "Is the weight a factor, or is it added?": x / root + w,
+        "A weight of 1 should leave it alone: where does the other 1 come from?": x / root * (1 + w),
+        "Over which dimension is the mean? Each token stands for itself.":
+            x / x.pow(2).mean(1, keepdim=True).sqrt() * w,
+        "One mean for the whole batch: tokens must not know of each other.": x / x.pow(2).mean().sqrt() * w}
+
+# %% ../nbs/20_exercises.ipynb #574f2eba
+def _rms_formula(rms_norm):
+    "Equal to PyTorch's rms_norm"
+    x, w = _random(2, 5, 8) + 1, _random(8, seed=1)
+    _agrees(rms_norm, _rms_reference, (x, w), "x of shape (2, 5, 8) with mean 1",
+            "Divide by the root of the mean of the squares, then multiply by the weight.", _rms_wrong, 1e-4)
 
 # %% ../nbs/20_exercises.ipynb #3ce09fd1
+def _rms_eps_wrong(x, w, eps):
+    root = x.pow(2).mean(-1, keepdim=True).sqrt()
+    return {
+        "Your eps stands outside the root.": x / (root + eps),
+        "eps itself is added, not its square.": x / (root ** 2 + eps ** 2).sqrt(),
+        "eps is added once, under the root.": x / ((root ** 2 + eps).sqrt() + eps),
+        "Does eps do anything in your code?": x / root,
+        "You seem to use the usual eps, whatever the caller says.": _rms_reference(x, w)}
+
+# %% ../nbs/20_exercises.ipynb #d3bd6163
 def _rms_eps(rms_norm):
     "eps is added to the mean square"
-    x, w = 0.01 * _random(3, 8), torch.ones(8)
-    root = x.pow(2).mean(-1, keepdim=True).sqrt()
-    _same(rms_norm(x, w, 1e-3), _rms_reference(x, w, 1e-3), "small x, eps=1e-3", "Where does eps come in: before the root?", {
-        "Your eps stands outside the root.": x / (root + 1e-3), "eps itself is added, not its square.": x / (root ** 2 + 1e-6).sqrt(),
-        "eps is added once, under the root.": x / ((root ** 2 + 1e-3).sqrt() + 1e-3), "Does eps do anything in your code?": x / root,
-        "You seem to use the usual eps, whatever the caller says.": _rms_reference(x, w)})
+    _agrees(rms_norm, _rms_reference, (0.01 * _random(3, 8), torch.ones(8), 1e-3), "small x, eps=1e-3",
+            "Where does eps come in: before the root?", _rms_eps_wrong)
 
 # %% ../nbs/20_exercises.ipynb #724bfa75
 def _rms_zero(rms_norm):
     "A vector of zeros stays one"
-    _same(rms_norm(torch.zeros(2, 8), torch.ones(8)), torch.zeros(2, 8), "zeros", "Zero by zero: what is eps for?")
+    _agrees(rms_norm, lambda x, w: torch.zeros_like(x), (torch.zeros(2, 8), torch.ones(8)),
+            "zeros", "Zero by zero: what is eps for?")
 
 # %% ../nbs/20_exercises.ipynb #0516e4dc
 def _rms_half(rms_norm):
     "In float16 large numbers do not overflow"
-    x = torch.full((1, 8), 300.0, dtype=torch.float16)
-    got = rms_norm(x, torch.ones(8, dtype=torch.float16))
-    _same(got, torch.ones(1, 8, dtype=torch.float16), "300 in float16", "300 squared is more than float16 can hold: in which precision do you square?", tolerance=1e-3)
+    x, w = torch.full((1, 8), 300.0).half(), torch.ones(8).half()
+    _same(rms_norm(x, w), torch.ones(1, 8).half(), "300 in float16",
+          "300 squared is more than float16 can hold: in which precision do you square?", tolerance=1e-3)
 
 # %% ../nbs/20_exercises.ipynb #c562ffd8
 def _rms_flows(rms_norm):
     "Gradients flow through it, to x and to the weight"
-    _flows(rms_norm, _rms_reference, [_random(2, 8), _random(8, seed=1)])
+    _flows(rms_norm, _rms_reference, _randoms((2, 8), (8,)))
 
 # %% ../nbs/20_exercises.ipynb #0f877307
 def _rms_kept(rms_norm):
     "It leaves its input as it was"
-    x = _random(2, 8)
-    before = x.clone()
-    rms_norm(x, torch.ones(8))
-    _same(x, before, "x after the call", "Some line writes into x: make a new tensor.")
+    _keeps(lambda x: rms_norm(x, torch.ones(8)),
+           "Some line writes into x: make a new tensor.", x=_random(2, 8))
 
 # %% ../nbs/20_exercises.ipynb #e7593e7e
-exercises["norm"] = Exercise("give every vector the same size", "rms_norm(x: Tensor, weight: Tensor, eps=1e-5) -> Tensor", "05_block",
+exercises["norm"] = Exercise(
+    "give every vector the same size", "rms_norm(x: Tensor, weight: Tensor, eps=1e-5) -> Tensor", "05_block",
     [_rms_kept, _rms_formula, _rms_eps, _rms_zero, _rms_half, _rms_flows])
 
 # %% ../nbs/20_exercises.ipynb #41502702
-def _attention_plain(q, k, v, scale=True, power=0.5, dim=-1, seen=None, hidden=-torch.inf):
+def _seen(T, diagonal=0):
+    "Rows are queries: True where a key may be seen."
+    return torch.ones(T, T, dtype=torch.bool).tril(diagonal)
+
+# %% ../nbs/20_exercises.ipynb #e0ea4fe5
+def _first(T): return torch.arange(T)[:, None] == 0   # the row of the first token
+
+# %% ../nbs/20_exercises.ipynb #a8c2cf42
+def _attention_plain(q, k, v, power=0.5, dim=-1, seen=None, hidden=-torch.inf):
     "The formula; the arguments make known mistakes."
-    T, D = q.shape[-2:]
-    if seen is None: seen = torch.ones(T, T, dtype=torch.bool).tril()
-    scores = q @ k.mT / (D ** power if scale else 1)
-    return scores.masked_fill(~seen, hidden).softmax(dim) @ v
+    seen = _seen(q.shape[-2]) if seen is None else seen
+    return (q @ k.mT / q.shape[-1] ** power).masked_fill(~seen, hidden).softmax(dim) @ v
+
+# %% ../nbs/20_exercises.ipynb #85c48224
+def _kernel(q, k, v): return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+# %% ../nbs/20_exercises.ipynb #581adc4d
+def _qkv(*lead, T=5, D=4, E=4):
+    "Random queries, keys and values."
+    return _randoms((*lead, T, D), (*lead, T, D), (*lead, T, E))
 
 # %% ../nbs/20_exercises.ipynb #227b4303
 def _attention_shape(attention):
     "Out comes the shape of v, for any dimensions in front"
     for lead in ((2, 3), (2,), ()):
-        q, k, v = (_random(*lead, 5, width, seed=i) for i, width in enumerate((4, 4, 6)))
-        got = attention(q, k, v)
-        _same(torch.zeros_like(got) if isinstance(got, Tensor) else got, torch.zeros(v.shape), f"q and k {tuple(q.shape)}, v {tuple(v.shape)}", "Transpose the last two dimensions of k, whichever stand in front of them.")
+        q, k, v = _qkv(*lead, E=6)
+        _form(attention(q, k, v), v, f"q and k {tuple(q.shape)}, v {tuple(v.shape)}",
+              "Which dimensions go in, and which come out? "
+              "Transpose the last two dimensions of k, whichever stand in front of them.")
 
 # %% ../nbs/20_exercises.ipynb #44251939
+def _attention_own_wrong(q, k, v): return {
+    "The masked scores are near 0, and exp(0) is 1: what number has to stand there for a weight of 0?":
+        _attention_plain(q, k, v, hidden=0.0)[:, 0],
+    "The weights sum to 1 over the queries: over which dimension should they?":
+        _attention_plain(q, k, v, dim=-2)[:, 0],
+    "The mask hides what may be seen, and shows the rest.": _attention_plain(q, k, v, seen=~_seen(5))[:, 0],
+    "nan": "Where does nan come from? "
+        "0 times -inf is nan, and so is the softmax of a row in which all is masked."}
+
+# %% ../nbs/20_exercises.ipynb #8ef84b9a
 def _attention_own(attention):
     "The first token, which sees nothing but itself, gets its own value"
-    q, k, v = (_random(1, 5, 4, seed=i) for i in range(3))
-    got = attention(q, k, v)
-    _same(got[:, 0] if isinstance(got, Tensor) else got, v[:, 0], "the first of five tokens", "Whom may the first token see, and what do its weights sum to?", {
-        "The masked scores are near 0, and exp(0) is 1: what number has to stand there for a weight of 0?": _attention_plain(q, k, v, hidden=0.0)[:, 0],
-        "The weights sum to 1 over the queries: over which dimension should they?": _attention_plain(q, k, v, dim=-2)[:, 0],
-        "The mask hides what may be seen, and shows the rest.": _attention_plain(q, k, v, seen=torch.ones(5, 5, dtype=torch.bool).triu(1))[:, 0],
-        "nan": "Where does nan come from? 0 times -inf is nan, and so is the softmax of a row in which all is masked."})
+    _agrees(lambda *qkv: attention(*qkv)[:, 0], lambda q, k, v: v[:, 0], _qkv(1), "the first of five tokens",
+            "Whom may the first token see, and what do its weights sum to?", _attention_own_wrong)
 
 # %% ../nbs/20_exercises.ipynb #8718b25b
 def _attention_causal(attention):
     "No token sees a later one"
-    q, k, v = (_random(1, 5, 4, seed=i) for i in range(3))
+    q, k, v = _qkv(1)
     before = attention(q, k, v)
-    k2, v2 = k.clone(), v.clone()
-    k2[:, 3], v2[:, 3] = 9.0, 9.0
-    moved = (attention(q, k2, v2)[:, :3] - before[:, :3]).abs().max()
-    _expect(moved < 1e-5, f"five tokens; key and value 3 changed, and what tokens 0 to 2 get moved by {moved:.2g}", "Which scores must not count? Look at rows and columns of the mask: rows are queries.")
+    k, v = (part.index_fill(1, torch.tensor([3]), 9.0) for part in (k, v))
+    moved = (attention(q, k, v) - before)[:, :3].abs().max()
+    _expect(moved < 1e-5,
+            f"five tokens; key and value 3 changed, and what tokens 0 to 2 get moved by {moved:.2g}",
+            "Which scores must not count? Look at rows and columns of the mask: rows are queries.")
 
 # %% ../nbs/20_exercises.ipynb #8be1a885
 def _attention_one(attention):
     "The weights of each token sum to 1"
-    q, k = _random(1, 6, 4), _random(1, 6, 4, seed=1)
-    _same(attention(q, k, torch.ones(1, 6, 4)), torch.ones(1, 6, 4), "values that are all 1", "Whatever the weights are, they should sum to 1 over the keys. Is the mask applied before the softmax, and with what number?")
+    q, k, _ = _qkv(1, T=6)
+    _same(attention(q, k, torch.ones(1, 6, 4)), torch.ones(1, 6, 4), "values that are all 1",
+          "Whatever the weights are, they should sum to 1 over the keys. "
+          "Is the mask applied before the softmax, and with what number?")
 
 # %% ../nbs/20_exercises.ipynb #1f683911
+def _attention_wrong(q, k, v): return {
+    "Is it a product with √D, or a quotient?": _attention_plain(q, k, v, power=-0.5),
+    "Is it √D of the queries and keys, or the root of the width of v?":
+        _attention_plain(q * 2 / 5 ** 0.5, k, v),
+    "A token sees itself, too.": _attention_plain(q, k, v, seen=_seen(6, -1) | _seen(6) & _first(6)),
+    "How large do scores get when D is large? Something is missing that keeps them near 1.":
+        _attention_plain(q, k, v, power=0),
+    "The scale is a root.": _attention_plain(q, k, v, power=1),
+    "Is it √D, or √ of the number of tokens?": _attention_plain(q * 2 / 6 ** 0.5, k, v),
+    "Queries and keys are exchanged.": _attention_plain(k, q, v)}
+
+# %% ../nbs/20_exercises.ipynb #864862b6
 def _attention_formula(attention):
     "Equal to PyTorch's kernel"
-    q, k, v = (_random(2, 3, 6, width, seed=i) for i, width in enumerate((4, 4, 5)))
-    _same(attention(q, k, v), F.scaled_dot_product_attention(q, k, v, is_causal=True), "q and k (2, 3, 6, 4), v (2, 3, 6, 5)", "Take two tokens and D = 1, work out scores, scale, weights and sum by hand, and compare each step.", {
-        "Is it a product with √D, or a quotient?": _attention_plain(q, k, v, power=-0.5),
-        "Is it √D of the queries and keys, or the root of the width of v?": _attention_plain(q * 2 / 5 ** 0.5, k, v),
-        "A token sees itself, too.": _attention_plain(q, k, v, seen=torch.ones(6, 6, dtype=torch.bool).tril(-1) | (torch.arange(6) + torch.arange(6)[:, None] == 0)),
-        "How large do scores get when D is large? Something is missing that keeps them near 1.": _attention_plain(q, k, v, scale=False),
-        "The scale is a root.": _attention_plain(q, k, v, power=1),
-        "Is it √D, or √ of the number of tokens?": _attention_plain(q * 2 / 6 ** 0.5, k, v),
-        "Queries and keys are exchanged.": _attention_plain(k, q, v)})
+    _agrees(attention, _kernel, _qkv(2, 3, T=6, E=5), "q and k (2, 3, 6, 4), v (2, 3, 6, 5)",
+            "Take two tokens and D = 1, work out scores, scale, weights and sum by hand, "
+            "and compare each step.", _attention_wrong)
 
 # %% ../nbs/20_exercises.ipynb #6346a649
+_shift = "What may be subtracted from all scores of a row without changing the softmax?"
+
+# %% ../nbs/20_exercises.ipynb #dc56c8cc
 def _attention_large(attention):
     "Large scores do no harm"
-    q, k, v = (_random(1, 4, 4, seed=i) for i in range(3))
-    _same(attention(-400 * k, 400 * k, v), F.scaled_dot_product_attention(-400 * k, 400 * k, v, is_causal=True), "scores far below minus ten thousand",
-         "The number that stands for a masked score must lose against every other: is yours low enough?", dict(nan="exp of a score of thousands: it is infinite, or they are all 0. What may be subtracted from all scores of a row without changing the softmax?"), tolerance=1e-4)
-    _same(attention(100 * q, 100 * k, v), F.scaled_dot_product_attention(100 * q, 100 * k, v, is_causal=True), "scores of thousands", "exp of a thousand is infinite. What may be subtracted from all scores of a row without changing the softmax?", tolerance=1e-4)
+    q, k, v = _qkv(1, T=4)
+    _same(attention(-400 * k, 400 * k, v), _kernel(-400 * k, 400 * k, v),
+          "scores far below minus ten thousand",
+          "The number that stands for a masked score must lose against every other: is yours low enough?",
+          dict(nan="exp of a score of thousands: it is infinite, or they are all 0. " + _shift), 1e-4)
+    _same(attention(100 * q, 100 * k, v), _kernel(100 * q, 100 * k, v), "scores of thousands",
+          "exp of a thousand is infinite. " + _shift, tolerance=1e-4)
 
 # %% ../nbs/20_exercises.ipynb #79101dd9
 def _attention_flows(attention):
     "Gradients flow through it, to q, k and v"
-    _flows(attention, _attention_plain, [_random(1, 5, 4, seed=i) for i in range(3)])
+    _flows(attention, _attention_plain, _qkv(1))
 
 # %% ../nbs/20_exercises.ipynb #20caae9e
 def _attention_kept(attention):
     "It leaves q, k and v as they were"
-    parts = [_random(1, 4, 4, seed=i) for i in range(3)]
-    before = [p.clone() for p in parts]
-    attention(*parts)
-    for name, p, b in zip("qkv", parts, before): _same(p, b, f"{name} after the call", "Some line writes into it: make a new tensor.")
+    q, k, v = _qkv(1, T=4)
+    _keeps(attention, "Some line writes into it: make a new tensor.", q=q, k=k, v=v)
 
 # %% ../nbs/20_exercises.ipynb #354181d9
-exercises["attention"] = Exercise("let tokens look back", "attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor", "04_attention",
-    [_attention_shape, _attention_kept, _attention_own, _attention_causal, _attention_one, _attention_formula, _attention_large, _attention_flows])
+exercises["attention"] = Exercise(
+    "let tokens look back", "attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor", "04_attention",
+    [_attention_shape, _attention_kept, _attention_own, _attention_causal, _attention_one, _attention_formula,
+     _attention_large, _attention_flows])
 
 # %% ../nbs/20_exercises.ipynb #89c24e4f
-def _probes(seed=0):
-    "Four functions that do something unmistakable, and a list of who was called."
-    calls, w = [], [_random(8, 8, seed=10 + i) / 3 for i in range(4)]
-    def probe(name, i):
-        def function(x): calls.append(name); return torch.tanh(x @ w[i])
+def _probes():
+    "Four functions that do something unmistakable, and how often each was called."
+    calls = dict.fromkeys(("attention", "feed_forward", "norm1", "norm2"), 0)
+    def probe(name, w):
+        def function(x): calls[name] += 1; return torch.tanh(x @ w)
         return function
-    return [probe(name, i) for i, name in enumerate(("attention", "feed_forward", "norm1", "norm2"))], calls
+    return [probe(name, _random(8, 8, seed=10 + i) / 3) for i, name in enumerate(calls)], calls
 
 # %% ../nbs/20_exercises.ipynb #cbbcafeb
 def _block_reference(x, attention, feed_forward, norm1, norm2):
@@ -555,42 +689,47 @@ def _block_reference(x, attention, feed_forward, norm1, norm2):
 # %% ../nbs/20_exercises.ipynb #910fcbcc
 def _block_silent(block):
     "If both branches write nothing, the stream passes unchanged"
-    x = _random(1, 3, 8)
-    _same(block(x, torch.zeros_like, torch.zeros_like, lambda h: 2 * h, lambda h: 2 * h), x, "branches that return zeros",
-         "What is added to what? The stream itself passes no norm.")
+    def twice(h): return 2 * h
+    _agrees(block, lambda x, *parts: x, (_random(1, 3, 8), torch.zeros_like, torch.zeros_like, twice, twice),
+            "branches that return zeros", "What is added to what? The stream itself passes no norm.")
 
 # %% ../nbs/20_exercises.ipynb #356e978c
 def _block_kept(block):
     "It leaves x as it was"
-    x, (parts, _) = _random(1, 3, 8), _probes()
-    before = x.clone()
-    block(x, *parts)
-    _same(x, before, "x after the call", "x += … writes into the caller's tensor: what does x = x + … do?")
+    _keeps(lambda x: block(x, *_probes()[0]),
+           "x += … writes into the caller's tensor: what does x = x + … do?", x=_random(1, 3, 8))
 
 # %% ../nbs/20_exercises.ipynb #1b29d687
 def _block_calls(block):
     "Each part is called once"
-    (parts, calls) = _probes()
+    parts, calls = _probes()
     block(_random(1, 3, 8), *parts)
-    often = {name: calls.count(name) for name in ("attention", "feed_forward", "norm1", "norm2")}
-    _expect(set(often.values()) == {1}, ", ".join(f"{name} {n} times" for name, n in often.items()), "Two branches, each with a norm of its own: who is called twice, or never?")
+    _expect({*calls.values()} == {1}, ", ".join(f"{name} {n} times" for name, n in calls.items()),
+            "Two branches, each with a norm of its own: who is called twice, or never?")
 
 # %% ../nbs/20_exercises.ipynb #36611a52
-def _block_formula(block):
-    "First attention, then the feed-forward, each through its norm"
-    x, (parts, _) = _random(2, 3, 8), _probes()
-    att, ff, n1, n2 = parts
+def _block_wrong(x, att, ff, n1, n2):
     middle = x + att(n1(x))
-    _same(block(x, *parts), _block_reference(x, *parts), "four probes", "Follow the stream: what does each branch read, and what is it added to?", {
+    return {
         "The feed-forward should read what attention has written already.": middle + ff(n2(x)),
         "Attention comes first.": (lambda y: y + att(n1(y)))(x + ff(n2(x))),
-        "Norms stand in front of the branches, not behind the sums: that was the order of 2017.": (lambda y: n2(y + ff(y)))(n1(x + att(x))),
+        "Norms stand in front of the branches, not behind the sums: that was the order of 2017.":
+            (lambda y: n2(y + ff(y)))(n1(x + att(x))),
         "Which norm belongs to which branch?": (lambda y: y + ff(n1(y)))(x + att(n2(x))),
-        "What is added to attention's output: x, or its norm?": (lambda y: n2(y) + ff(n2(y)))(n1(x) + att(n1(x))),
-        "A norm stands in front of its branch, on what the branch reads.": (lambda y: y + n2(ff(y)))(x + n1(att(x))),
+        "What is added to attention's output: x, or its norm?":
+            (lambda y: n2(y) + ff(n2(y)))(n1(x) + att(n1(x))),
+        "A norm stands in front of its branch, on what the branch reads.":
+            (lambda y: y + n2(ff(y)))(x + n1(att(x))),
         "The second sum begins with what the first one left.": x + ff(n2(middle)),
-        "The feed-forward reads the whole stream, not only what attention has added.": middle + ff(n2(att(n1(x)))),
-        "Both norms look at the incoming stream.": (lambda a, b: x + att(a) + ff(b))(n1(x), n2(x))})
+        "The feed-forward reads the whole stream, not only what attention has added.":
+            middle + ff(n2(att(n1(x)))),
+        "Both norms look at the incoming stream.": (lambda a, b: x + att(a) + ff(b))(n1(x), n2(x))}
+
+# %% ../nbs/20_exercises.ipynb #f070002f
+def _block_formula(block):
+    "First attention, then the feed-forward, each through its norm"
+    _agrees(block, _block_reference, (_random(2, 3, 8), *_probes()[0]), "four probes",
+            "Follow the stream: what does each branch read, and what is it added to?", _block_wrong)
 
 # %% ../nbs/20_exercises.ipynb #fd259c4f
 def _block_flows(block):
@@ -599,55 +738,79 @@ def _block_flows(block):
     _flows(whole(block), whole(_block_reference), [_random(1, 3, 8)])
 
 # %% ../nbs/20_exercises.ipynb #c451db40
-exercises["block"] = Exercise("put the residual stream together", "block(x, attention, feed_forward, norm1, norm2) -> Tensor", "05_block",
-    [_block_kept, _block_silent, _block_calls, _block_formula, _block_flows])
+exercises["block"] = Exercise(
+    "put the residual stream together", "block(x, attention, feed_forward, norm1, norm2) -> Tensor",
+    "05_block", [_block_kept, _block_silent, _block_calls, _block_formula, _block_flows])
 
 # %% ../nbs/20_exercises.ipynb #b77f6713
 def _loss_scalar(cross_entropy):
     "A scalar tensor, for (N, V) and for (B, T, V)"
     for lead in ((6,), (2, 3)):
-        z, t = _random(*lead, 5), torch.arange(6).view(lead) % 5
-        got = cross_entropy(z, t)
-        _expect(isinstance(got, Tensor) and got.shape == (), f"logits {tuple(z.shape)}, targets {tuple(t.shape)}: {tuple(got.shape) if isinstance(got, Tensor) else type(got).__name__} came out",
-               "A mean over all targets is one number, kept as a tensor (no .item()).")
+        got = cross_entropy(_random(*lead, 5), torch.arange(6).view(lead) % 5)
+        shape = tuple(got.shape) if isinstance(got, Tensor) else type(got).__name__
+        _expect(shape == (), f"logits {(*lead, 5)}, targets {lead}: {shape} came out",
+                "A mean over all targets is one number, kept as a tensor (no .item()).")
 
 # %% ../nbs/20_exercises.ipynb #0eb104eb
+def _loss_uniform_wrong(z, t):
+    ten, four = torch.tensor(10.0), torch.tensor(4.0)
+    return {
+        "The normaliser sums over the ids of a row. Does yours sum over rows?": four.log(),
+        "The zeros of a one-hot take part in your mean.": ten.log() / 10,
+        "That is the perplexity: the loss is its logarithm.": ten,
+        "Which logarithm is it? The course counts nats.": torch.tensor(1.0),
+        "Those are bits: the course counts nats.": ten.log2(),
+        "One number for each target, and then their mean.": 4 * ten.log(),
+        "A loss falls as the target's probability rises: mind the sign.": -ten.log(),
+        "That is the probability itself; where is the logarithm?": torch.tensor(-0.1)}
+
+# %% ../nbs/20_exercises.ipynb #093b3c48
 def _loss_uniform(cross_entropy):
     "Equal logits cost ln V"
-    _same(cross_entropy(torch.zeros(4, 10), torch.arange(4)), torch.tensor(10.0).log(), "10 equal logits", "How surprising is one of ten equals, in nats?", {
-        "The normaliser sums over the ids of a row. Does yours sum over rows?": torch.tensor(4.0).log(),
-        "The zeros of a one-hot take part in your mean.": torch.tensor(10.0).log() / 10,
-        "That is the perplexity: the loss is its logarithm.": torch.tensor(10.0),
-        "Which logarithm is it? The course counts nats.": torch.tensor(1.0),
-        "Those are bits: the course counts nats.": torch.tensor(10.0).log2(), "One number for each target, and then their mean.": 4 * torch.tensor(10.0).log(),
-        "A loss falls as the target's probability rises: mind the sign.": -torch.tensor(10.0).log(),
-        "That is the probability itself; where is the logarithm?": torch.tensor(-0.1)})
+    _agrees(cross_entropy, lambda z, t: torch.tensor(10.0).log(), (torch.zeros(4, 10), torch.arange(4)),
+            "10 equal logits", "How surprising is one of ten equals, in nats?", _loss_uniform_wrong)
 
 # %% ../nbs/20_exercises.ipynb #445292b9
+def _loss_wrong(z, t):
+    p, log_p, rows = z.softmax(-1), z.log_softmax(-1), torch.arange(len(t))
+    return {
+        "The softmax is taken twice.": F.cross_entropy(p, t),
+        "The target is never looked at: that is how unsure the model is, not how surprised.":
+            -(p * log_p).sum(-1).mean(),
+        "The mean of the logarithms is not the logarithm of the mean.": -p[rows, t].mean().log(),
+        "The target's logit alone says nothing: compared to what?": -z[rows, t].mean(),
+        "Which entry of each row is picked, the target's?": -log_p.max(-1).values.mean()}
+
+# %% ../nbs/20_exercises.ipynb #4ddbc744
 def _loss_formula(cross_entropy):
     "Equal to PyTorch's cross_entropy"
-    z, t = _random(7, 5), torch.tensor([0, 1, 2, 3, 4, 0, 1])
-    rows = torch.arange(7)
-    _same(cross_entropy(z, t), F.cross_entropy(z, t), "seven targets of five ids", "The logarithm of the softmax at the target, for each row.", {
-        "The softmax is taken twice.": F.cross_entropy(z.softmax(-1), t),
-        "The target is never looked at: that is how unsure the model is, not how surprised.": -(z.softmax(-1) * z.log_softmax(-1)).sum(-1).mean(),
-        "The mean of the logarithms is not the logarithm of the mean.": -z.softmax(-1)[rows, t].mean().log(),
-        "The target's logit alone says nothing: compared to what?": -z[rows, t].mean(),
-        "Which entry of each row is picked, the target's?": -z.log_softmax(-1).max(-1).values.mean()})
+    _agrees(cross_entropy, F.cross_entropy, (_random(7, 5), torch.arange(7) % 5), "seven targets of five ids",
+            "The logarithm of the softmax at the target, for each row.", _loss_wrong)
 
 # %% ../nbs/20_exercises.ipynb #bb083ce9
+def _loss_whole(z, t): return F.cross_entropy(z.flatten(0, 1), t.flatten())
+
+# %% ../nbs/20_exercises.ipynb #df737c23
+def _loss_batch_wrong(z, t): return {
+    "The ids are the last dimension, whatever stands in front of it: over which one is your softmax?":
+        -z.log_softmax(1).gather(-1, t[..., None]).mean(),
+    "The mean is over all B · T targets, not over the B rows.": 3 * _loss_whole(z, t)}
+
+# %% ../nbs/20_exercises.ipynb #3acaf6d1
 def _loss_batch(cross_entropy):
     "A batch (B, T, V) is B · T targets"
-    z, t = _random(2, 3, 5), torch.tensor([[0, 1, 2], [3, 4, 0]])
-    _same(cross_entropy(z, t), F.cross_entropy(z.flatten(0, 1), t.flatten()), "logits (2, 3, 5)", "Give each row of five logits alone: what changes when rows stand in a batch?", {
-        "The ids are the last dimension, whatever stands in front of it: over which one is your softmax?": -z.log_softmax(1).gather(-1, t[..., None]).mean(),
-        "The mean is over all B · T targets, not over the B rows.": 3 * F.cross_entropy(z.flatten(0, 1), t.flatten())})
+    z, t = _random(2, 3, 5), torch.arange(6).view(2, 3) % 5
+    _agrees(cross_entropy, _loss_whole, (z, t), "logits (2, 3, 5)",
+            "Give each row of five logits alone: what changes when rows stand in a batch?", _loss_batch_wrong)
 
 # %% ../nbs/20_exercises.ipynb #9cd4b954
 def _loss_large(cross_entropy):
     "Large logits do no harm"
     z, t = torch.tensor([[1e4, 0.0, -1e4], [0.0, 1e4, 0.0]]), torch.tensor([1, 1])
-    _same(cross_entropy(z, t), F.cross_entropy(z, t), "logits of ten thousand", "exp(10000) is infinite, and so is the logarithm of a probability that was rounded to 0. What may be subtracted from all logits of a row without changing the softmax, and which logarithm can be taken before dividing?")
+    _agrees(cross_entropy, F.cross_entropy, (z, t), "logits of ten thousand",
+            "exp(10000) is infinite, and so is the logarithm of a probability that was rounded to 0. "
+            "What may be subtracted from all logits of a row without changing the softmax, "
+            "and which logarithm can be taken before dividing?")
 
 # %% ../nbs/20_exercises.ipynb #b0923f0f
 def _loss_gradient(cross_entropy):
@@ -656,29 +819,34 @@ def _loss_gradient(cross_entropy):
     loss = cross_entropy(z, t)
     _expect(loss.requires_grad, "logits that require a gradient", _cut)
     grad, = torch.autograd.grad(loss, z)
-    _same(grad, ((z.softmax(-1) - F.one_hot(t, 5)) / 6).detach(), "six targets", "Is a part of the normaliser detached?")
+    _same(grad, (z.softmax(-1) - F.one_hot(t, 5)).detach() / 6, "six targets",
+          "Is a part of the normaliser detached?")
 
 # %% ../nbs/20_exercises.ipynb #e4a33d36
-exercises["loss"] = Exercise("measure surprise", "cross_entropy(logits: Tensor, targets: Tensor) -> Tensor", "06_model",
+exercises["loss"] = Exercise(
+    "measure surprise", "cross_entropy(logits: Tensor, targets: Tensor) -> Tensor", "06_model",
     [_loss_scalar, _loss_uniform, _loss_formula, _loss_batch, _loss_large, _loss_gradient])
 
 # %% ../nbs/20_exercises.ipynb #09fb3d6d
 def _drive(cls, steps, shapes=((3, 4), (5,)), grads=None, start=1.0, **options):
     "Parameters after `steps` with gradients that are the same for everyone."
-    params = [nn.Parameter(start + 0.1 * _random(*shape, seed=i, dtype=torch.float64)) for i, shape in enumerate(shapes)]
+    def random(shape, seed): return _random(*shape, seed=seed, dtype=torch.float64)
+    params = [nn.Parameter(start + 0.1 * random(shape, i)) for i, shape in enumerate(shapes)]
     optimizer = cls(params, **{**dict(lr=0.01, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1), **options})
     for step in range(steps):
         for i, p in enumerate(params):
-            p.grad = _random(*p.shape, seed=100 + 10 * step + i, dtype=torch.float64) if grads is None else grads(p, step, i)
+            p.grad = grads(p, step, i) if grads else random(p.shape, 100 + 10 * step + i)
         optimizer.step()
     return torch.cat([p.detach().flatten() for p in params])
 
 # %% ../nbs/20_exercises.ipynb #3795c212
-def _wrong_adam(decoupled=True, correct=True, inside=False, clock=True, swapped=False, times_lr=True, square=True, shared=False, late=False, early_eps=False, flipped=False):
+def _wrong_adam(decoupled=True, correct=True, inside=False, clock=True, swapped=False, times_lr=True,
+                square=True, shared=False, late=False, early_eps=False, flipped=False):
     "AdamW with a known mistake."
     class Wrong:
         def __init__(self, params, lr, betas, eps, weight_decay):
-            self.params, self.o, self.t = list(params), (lr, betas[::-1] if swapped else betas, eps, weight_decay), 0
+            self.params, self.t = list(params), 0
+            self.o = lr, betas[::-1] if swapped else betas, eps, weight_decay
             self.m, self.v = ([torch.zeros_like(p) for p in self.params] for _ in range(2))
         @torch.no_grad()
         def step(self):
@@ -689,74 +857,110 @@ def _wrong_adam(decoupled=True, correct=True, inside=False, clock=True, swapped=
                 g = p.grad if decoupled else p.grad + decay * p
                 if decoupled and not late: p.mul_(1 - (lr if times_lr else 1) * decay)
                 c1, c2 = (1 - b1, 1 - b2) if flipped else (b1, b2)
-                m.mul_(c1).add_((1 - c1) * g); v.mul_(c2).add_((1 - c2) * (g * g if square else g.abs()))
+                m.mul_(c1).add_((1 - c1) * g)
+                v.mul_(c2).add_((1 - c2) * (g * g if square else g.abs()))
                 mh, vh = (m / (1 - b1**self.t), v / (1 - b2**self.t)) if correct else (m, v)
-                p.sub_(lr * mh / ((vh + eps).sqrt() if inside else (v.sqrt() + eps) / (1 - b2**self.t) ** 0.5 if early_eps else vh.sqrt() + eps))
+                root = (vh + eps).sqrt() if inside else vh.sqrt() + eps
+                if early_eps: root = (v.sqrt() + eps) / (1 - b2**self.t) ** 0.5
+                p.sub_(lr * mh / root)
                 if late: p.mul_(1 - lr * decay)
     return Wrong
+
+# %% ../nbs/20_exercises.ipynb #515a0692
+def _ends(AdamW, steps, where, hint, mistakes={}, **options):
+    "Raises `_Broken` unless the steps end where PyTorch's do; mistakes: hint → a class that makes it."
+    def end(cls): return _drive(cls, steps, **options)
+    wrong = {about: end(cls) for about, cls in mistakes.items()}
+    _same(end(AdamW), end(torch.optim.AdamW), where, hint, wrong, 1e-9)
 
 # %% ../nbs/20_exercises.ipynb #761d3dfb
 def _adam_zero(AdamW):
     "zero_grad() clears the gradients"
-    p = nn.Parameter(torch.ones(3))
+    p, fresh = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
     p.grad = torch.ones(3)
     AdamW([p], lr=0.1).zero_grad()
-    _expect(p.grad is None or not p.grad.any(), "a gradient of ones, then zero_grad()", "Set each gradient to None, or to zeros.")
-    try: AdamW([nn.Parameter(torch.ones(3))], lr=0.1).zero_grad()
-    except AttributeError: raise _Broken("zero_grad() before the first backward pass", "There is no gradient yet: p.grad is None.") from None
+    _expect(p.grad is None or not p.grad.any(), "a gradient of ones, then zero_grad()",
+            "Set each gradient to None, or to zeros.")
+    try: AdamW([fresh], lr=0.1).zero_grad()
+    except AttributeError:
+        raise _Broken("zero_grad() before the first backward pass",
+                      "There is no gradient yet: p.grad is None.") from None
 
 # %% ../nbs/20_exercises.ipynb #42d7b43f
 def _adam_none(AdamW):
     "A parameter without a gradient stays as it is"
     p = nn.Parameter(torch.ones(3))
-    optimizer = AdamW([p], lr=0.1)
-    optimizer.step()
+    AdamW([p], lr=0.1).step()
     _same(p.detach(), torch.ones(3), "grad is None", "Skip it, decay included: it took no part in this step.")
 
 # %% ../nbs/20_exercises.ipynb #f261cfbb
+def _rate(n): return torch.full((4,), 0.01 * n, dtype=torch.float64)   # steps as long as n learning rates
+
+# %% ../nbs/20_exercises.ipynb #58b07e01
+_adam_first_wrong = {
+    "m and v begin at zero, and after one step they are still mostly zero: how is that made up for?":
+        _rate(0.1 / 0.05 ** 0.5),
+    "m begins at zero, too, and after one step is still mostly zero.": _rate(0.1),
+    "v begins at zero, too, and after one step is still mostly zero.": _rate(1 / 0.05 ** 0.5),
+    "m and v begin at zero, not at the first gradient: the correction is made for that.":
+        _rate(10 * 0.05 ** 0.5),
+    "What was remembered keeps the share beta, the new gradient gets the rest.": _rate(9 / 19 ** 0.5),
+    "nan": "In the first step something is divided by zero: what is 1 - beta**0?"}
+
+# %% ../nbs/20_exercises.ipynb #bf110992
 def _adam_first(AdamW):
     "The first step is as long as the learning rate, whatever the gradient"
     def grads(p, s, i): return torch.tensor([1e-3, 1.0, 50.0, 1e4], dtype=torch.float64)
-    def long(lrs): return torch.full((4,), 0.01 * lrs, dtype=torch.float64)
-    ends = [_drive(AdamW, steps, shapes=((4,),), grads=grads, weight_decay=0.0) for steps in (0, 1)]
-    _same(ends[0] - ends[1], long(1), "gradients 0.001, 1, 50 and 10000, lr=0.01", "After one step m is 0.1 g and v is 0.05 g²: what makes lr of these?", {
-        "m and v begin at zero, and after one step they are still mostly zero: how is that made up for?": long(0.1 / 0.05 ** 0.5),
-        "m begins at zero, too, and after one step is still mostly zero.": long(0.1), "v begins at zero, too, and after one step is still mostly zero.": long(1 / 0.05 ** 0.5),
-        "m and v begin at zero, not at the first gradient: the correction is made for that.": long(10 * 0.05 ** 0.5),
-        "What was remembered keeps the share beta, the new gradient gets the rest.": long(9 / 19 ** 0.5),
-        "nan": "In the first step something is divided by zero: what is 1 - beta**0?"}, 1e-4)
+    before, after = (_drive(AdamW, n, shapes=((4,),), grads=grads, weight_decay=0.0) for n in (0, 1))
+    _same(before - after, _rate(1), "gradients 0.001, 1, 50 and 10000, lr=0.01",
+          "After one step m is 0.1 g and v is 0.05 g²: what makes lr of these?", _adam_first_wrong, 1e-4)
 
 # %% ../nbs/20_exercises.ipynb #1313cc8c
+def _decayed(cls, steps=3): return _drive(cls, steps, grads=lambda p, s, i: torch.zeros_like(p))
+
+# %% ../nbs/20_exercises.ipynb #79c340c9
+def _adam_decay_wrong(now): return {
+    "Decay went through m and v, which makes all weights decay alike: keep it apart from the gradient.":
+        _decayed(_wrong_adam(decoupled=False)),
+    "The share is lr · weight_decay, not weight_decay.": now * 0.9 ** 3,
+    "There is no decay at all.": now, "The sign: weights should shrink.": now * 1.001 ** 3}
+
+# %% ../nbs/20_exercises.ipynb #20a39547
 def _adam_decay(AdamW):
     "Without gradient only decay is left: the share lr · weight_decay"
-    got = _drive(AdamW, 3, grads=lambda p, s, i: torch.zeros_like(p))
-    now = _drive(AdamW, 0)
-    _same(got, now * 0.999 ** 3, "three steps with gradients of zero, lr=0.01, weight_decay=0.1", "What does the decay multiply?", {
-        "Decay went through m and v, which makes all weights decay alike: keep it apart from the gradient.": _drive(_wrong_adam(decoupled=False), 3, grads=lambda p, s, i: torch.zeros_like(p)),
-        "The share is lr · weight_decay, not weight_decay.": now * 0.9 ** 3, "There is no decay at all.": now, "The sign: weights should shrink.": now * 1.001 ** 3}, 1e-6)
+    now = _decayed(torch.optim.AdamW, steps=0)
+    _same(_decayed(AdamW), now * 0.999 ** 3, "three steps with gradients of zero, lr=0.01, weight_decay=0.1",
+          "What does the decay multiply?", _adam_decay_wrong(now), 1e-6)
 
 # %% ../nbs/20_exercises.ipynb #f3e845b5
+_adam_steps_wrong = {
+    "The step count grows once a step, not once a parameter.": _wrong_adam(shared=True),
+    "Decay takes its share of the weight as it was before the step.": _wrong_adam(late=True),
+    "eps is added to the root of the corrected v.": _wrong_adam(early_eps=True),
+    "Does your step count grow? The correction fades with it.": _wrong_adam(clock=False),
+    "Which beta belongs to the mean, and which to the mean square?": _wrong_adam(swapped=True)}
+
+# %% ../nbs/20_exercises.ipynb #5b673456
 def _adam_steps(AdamW):
     "Equal to PyTorch's after 20 steps"
-    _same(_drive(AdamW, 20), _drive(torch.optim.AdamW, 20), "two parameters, 20 steps", "Write down m, v and the weight for two steps by hand, and compare.", {
-        "The step count grows once a step, not once a parameter.": _drive(_wrong_adam(shared=True), 20),
-        "Decay takes its share of the weight as it was before the step.": _drive(_wrong_adam(late=True), 20),
-        "eps is added to the root of the corrected v.": _drive(_wrong_adam(early_eps=True), 20),
-        "Does your step count grow? The correction fades with it.": _drive(_wrong_adam(clock=False), 20),
-        "Which beta belongs to the mean, and which to the mean square?": _drive(_wrong_adam(swapped=True), 20)}, 1e-9)
+    _ends(AdamW, 20, "two parameters, 20 steps",
+          "Write down m, v and the weight for two steps by hand, and compare.", _adam_steps_wrong)
 
 # %% ../nbs/20_exercises.ipynb #59d94ecc
 def _adam_own(AdamW):
     "Each parameter has its own m and v"
     def grads(p, s, i): return torch.full_like(p, 1.0 if i == 0 else -100.0)
-    _same(_drive(AdamW, 5, shapes=((4,), (4,)), grads=grads), _drive(torch.optim.AdamW, 5, shapes=((4,), (4,)), grads=grads),
-         "two parameters of one shape with gradients 1 and -100", "Where do m and v live? One pair for each parameter.", tolerance=1e-9)
+    _ends(AdamW, 5, "two parameters of one shape with gradients 1 and -100",
+          "Where do m and v live? One pair for each parameter.", shapes=((4,), (4,)), grads=grads)
 
 # %% ../nbs/20_exercises.ipynb #77930f50
+def _usual_eps(params, eps, **options): return torch.optim.AdamW(params, eps=1e-8, **options)
+
+# %% ../nbs/20_exercises.ipynb #2a4bfa6d
 def _adam_eps(AdamW):
     "eps stands outside the root"
-    _same(_drive(AdamW, 5, eps=0.1), _drive(torch.optim.AdamW, 5, eps=0.1), "eps=0.1, five steps", "Where is eps added?", {
-        "Yours stands under the root.": _drive(_wrong_adam(inside=True), 5, eps=0.1), "Yours is not used.": _drive(torch.optim.AdamW, 5, eps=1e-8)}, 1e-9)
+    mistakes = {"Yours stands under the root.": _wrong_adam(inside=True), "Yours is not used.": _usual_eps}
+    _ends(AdamW, 5, "eps=0.1, five steps", "Where is eps added?", mistakes, eps=0.1)
 
 # %% ../nbs/20_exercises.ipynb #bbf6733f
 def _adam_generator(AdamW):
@@ -766,119 +970,149 @@ def _adam_generator(AdamW):
     for _ in range(2):
         for p in params: p.grad = torch.ones(3)
         optimizer.step()
-    _same(torch.stack([p.detach() for p in params]), torch.full((2, 3), 0.8), "a generator of two parameters, two steps, lr=0.1", "A generator can be walked through only once: what is left of it in the second step?")
+    _same(torch.stack([p.detach() for p in params]), torch.full((2, 3), 0.8),
+          "a generator of two parameters, two steps, lr=0.1",
+          "A generator can be walked through only once: what is left of it in the second step?")
 
 # %% ../nbs/20_exercises.ipynb #7c61d419
-exercises["optimizer"] = Exercise("AdamW", "class AdamW(params, lr, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)", "09_optim",
+exercises["optimizer"] = Exercise(
+    "AdamW", "class AdamW(params, lr, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)", "09_optim",
     [_adam_zero, _adam_none, _adam_first, _adam_decay, _adam_steps, _adam_eps, _adam_own, _adam_generator])
 
-# %% ../nbs/20_exercises.ipynb #44b08352
-def _luck(seed): return torch.Generator().manual_seed(seed)
-
 # %% ../nbs/20_exercises.ipynb #93c894de
-def _drawn(sample, p, n=20_000, **options):
-    "How often each id came, of n draws from probabilities `p`."
-    got = sample(torch.tensor(p, dtype=torch.float64).log().float().repeat(n, 1), generator=_luck(3), **options)
-    return torch.bincount(got, minlength=len(p)).double() / n
+def _rates(p): return torch.tensor(p, dtype=torch.float64) / sum(p)
 
 # %% ../nbs/20_exercises.ipynb #3505f7e6
-def _rates(p): return torch.tensor(p, dtype=torch.float64) / sum(p)
+def _drawn(sample, p, n=20_000, **options):
+    "How often each id came, of n draws from probabilities `p`."
+    logits = torch.tensor(p, dtype=torch.float64).log().float()
+    got = sample(logits.repeat(n, 1), generator=_luck(3), **options)
+    return torch.bincount(got, minlength=len(p)).double() / n
+
+# %% ../nbs/20_exercises.ipynb #7f89cc1e
+def _draws(sample, p, want, where, hint, mistakes={}, tolerance=0.015, **options):
+    "Raises `_Broken` unless ids come as often as in `want`; mistakes: hint → how often it draws each."
+    wrong = {about: _rates(often) for about, often in mistakes.items()}
+    _same(_drawn(sample, p, **options), _rates(want), where, hint, wrong, tolerance)
 
 # %% ../nbs/20_exercises.ipynb #db5b2c96
 def _sample_shape(sample):
     "One whole number a row"
     got = sample(_random(5, 7), generator=_luck(0))
-    _expect(isinstance(got, Tensor) and got.shape == (5,) and not got.is_floating_point(), f"logits (5, 7): {(tuple(got.shape), got.dtype) if isinstance(got, Tensor) else type(got).__name__} came out",
-           "One whole number for each row, in a tensor (B,): multinomial returns a column.")
+    form = (tuple(got.shape), got.dtype) if isinstance(got, Tensor) else type(got).__name__
+    whole = isinstance(got, Tensor) and not got.is_floating_point()
+    _expect(whole and got.shape == (5,), f"logits (5, 7): {form} came out",
+            "One whole number for each row, in a tensor (B,): multinomial returns a column.")
     got = sample(_random(1, 7), generator=_luck(0))
-    _expect(got.shape == (1,), f"logits (1, 7): {tuple(got.shape)} came out", "A batch of one row has one number, too. What does squeeze() do to it without a dimension?")
+    _expect(got.shape == (1,), f"logits (1, 7): {tuple(got.shape)} came out",
+            "A batch of one row has one number, too. What does squeeze() do to it without a dimension?")
 
 # %% ../nbs/20_exercises.ipynb #fc2d6859
 def _sample_greedy(sample):
     "Temperature 0 takes the likeliest"
-    z = _random(6, 9)
-    _same(sample(z, temperature=0.0, generator=_luck(0)), z.argmax(-1), "temperature 0", "Dividing by 0 is no way to get there.")
+    _agrees(sample, lambda z, **options: z.argmax(-1), [_random(6, 9)], "temperature 0",
+            "Dividing by 0 is no way to get there.", temperature=0.0, generator=_luck(0))
 
 # %% ../nbs/20_exercises.ipynb #b5d0b7f6
 def _sample_seed(sample):
     "The same generator, the same draws; another one, others"
-    z = torch.zeros(64, 50)
-    one, again, other = (sample(z, generator=_luck(seed)) for seed in (1, 1, 2))
-    _expect(bool((one == again).all()), "64 rows, seed 1 twice", "Does all luck come from the generator that is handed in?")
+    one, again, other = (sample(torch.zeros(64, 50), generator=_luck(seed)) for seed in (1, 1, 2))
+    _expect(bool((one == again).all()), "64 rows, seed 1 twice",
+            "Does all luck come from the generator that is handed in?")
     _expect(not bool((one == other).all()), "64 rows, seeds 1 and 2", "Is there any luck in it at all?")
-    _expect(len(one.unique()) > 1, f"64 equal rows of 50 ids: {int(one[0])} each time", "All rows got the same number: each needs luck of its own.")
+    _expect(len(one.unique()) > 1, f"64 equal rows of 50 ids: {int(one[0])} each time",
+            "All rows got the same number: each needs luck of its own.")
 
 # %% ../nbs/20_exercises.ipynb #eff98df4
 def _sample_rates(sample):
     "Ids come as often as the softmax says"
     p = [0.5, 0.3, 0.15, 0.05]
-    _same(_drawn(sample, p), _rates(p), "probabilities 0.5, 0.3, 0.15, 0.05, 20,000 draws", "Draw from the softmax of the logits.", {
-        "The softmax is taken twice.": _rates([math.exp(x) for x in p]), "You draw evenly.": _rates([1, 1, 1, 1]), "Always the likeliest: that is temperature 0.": _rates([1, 0, 0, 0])}, 0.015)
+    _draws(sample, p, p, "probabilities 0.5, 0.3, 0.15, 0.05, 20,000 draws",
+           "Draw from the softmax of the logits.", {
+               "The softmax is taken twice.": [math.exp(x) for x in p], "You draw evenly.": [1, 1, 1, 1],
+               "Always the likeliest: that is temperature 0.": [1, 0, 0, 0]})
 
 # %% ../nbs/20_exercises.ipynb #5a09d0b0
 def _sample_temperature(sample):
     "Temperature divides the logits"
-    p, cold = [0.5, 0.3, 0.15, 0.05], [x ** 2 for x in (0.5, 0.3, 0.15, 0.05)]
-    _same(_drawn(sample, p, temperature=0.5), _rates(cold), "temperature 0.5", "Which way does temperature 0.5 move the odds?", {
-        "It has no effect.": _rates(p), "Colder should mean surer: yours gets less sure.": _rates([x ** 0.5 for x in p]),
-        "The logits are divided twice.": _rates([x ** 4 for x in p])}, 0.015)
+    p = [0.5, 0.3, 0.15, 0.05]
+    def power(n): return [x ** n for x in p]
+    _draws(sample, p, power(2), "temperature 0.5", "Which way does temperature 0.5 move the odds?",
+           {"It has no effect.": p, "Colder should mean surer: yours gets less sure.": power(0.5),
+            "The logits are divided twice.": power(4)}, temperature=0.5)
 
 # %% ../nbs/20_exercises.ipynb #3ba7b047
+_top_k_wrong = {
+    "It has no effect.": [0.1, 0.4, 0.3, 0.2],
+    "One id too many.": [0, 0.4, 0.3, 0.2],
+    "One id too few.": [0, 1, 0, 0],
+    "Those are the first two, not the likeliest two.": [0.1, 0.4, 0, 0],
+    "They are the right two. But what was cut is shared among them in proportion.": [0, 1, 1, 0]}
+
+# %% ../nbs/20_exercises.ipynb #66ed7c52
 def _sample_top_k(sample):
     "top_k keeps the k likeliest"
-    p = [0.1, 0.4, 0.3, 0.2]
-    _same(_drawn(sample, p, top_k=2), _rates([0, 0.4, 0.3, 0]), "probabilities 0.1, 0.4, 0.3, 0.2, top_k=2", "Which two are the likeliest, and how is the rest shared?", {
-        "It has no effect.": _rates(p), "One id too many.": _rates([0, 0.4, 0.3, 0.2]), "One id too few.": _rates([0, 1, 0, 0]),
-        "Those are the first two, not the likeliest two.": _rates([0.1, 0.4, 0, 0]),
-        "They are the right two. But what was cut is shared among them in proportion.": _rates([0, 1, 1, 0])}, 0.015)
+    _draws(sample, [0.1, 0.4, 0.3, 0.2], [0, 0.4, 0.3, 0], "probabilities 0.1, 0.4, 0.3, 0.2, top_k=2",
+           "Which two are the likeliest, and how is the rest shared?", _top_k_wrong, top_k=2)
 
 # %% ../nbs/20_exercises.ipynb #1a8cd08b
+_top_p_wrong = {
+    "It has no effect.": [0.06, 0.5, 0.14, 0.3],
+    "0.5 alone does not reach 0.7: the id that crosses the line belongs to the set.": [0, 1, 0, 0],
+    "One id too many: the set is complete once it reaches 0.7.": [0, 0.5, 0.14, 0.3],
+    "Which ids are these? After sorting they have other places.": [0.06, 0.5, 0, 0],
+    "That cuts ids that are rarer than a bound of their own, not a sum.": [0, 1, 0, 1]}
+
+# %% ../nbs/20_exercises.ipynb #43302fe5
 def _sample_top_p(sample):
     "top_p keeps the smallest set that reaches it"
-    p = [0.06, 0.5, 0.14, 0.3]
-    _same(_drawn(sample, p, top_p=0.7), _rates([0, 0.5, 0, 0.3]), "probabilities 0.06, 0.5, 0.14, 0.3, top_p=0.7", "Sort, add up, cut, and put back in order: at which of the four does it break?", {
-        "It has no effect.": _rates(p), "0.5 alone does not reach 0.7: the id that crosses the line belongs to the set.": _rates([0, 1, 0, 0]),
-        "One id too many: the set is complete once it reaches 0.7.": _rates([0, 0.5, 0.14, 0.3]),
-        "Which ids are these? After sorting they have other places.": _rates([0.06, 0.5, 0, 0]),
-        "That cuts ids that are rarer than a bound of their own, not a sum.": _rates([0, 1, 0, 1])}, 0.015)
-    tight = _drawn(sample, [0.9, 0.06, 0.04], top_p=0.5)
-    _same(tight, _rates([1, 0, 0]), "probabilities 0.9, 0.06, 0.04, top_p=0.5", "The likeliest id alone reaches it, and always stays.")
+    _draws(sample, [0.06, 0.5, 0.14, 0.3], [0, 0.5, 0, 0.3], "probabilities 0.06, 0.5, 0.14, 0.3, top_p=0.7",
+           "Sort, add up, cut, and put back in order: at which of the four does it break?",
+           _top_p_wrong, top_p=0.7)
+    _draws(sample, [0.9, 0.06, 0.04], [1, 0, 0], "probabilities 0.9, 0.06, 0.04, top_p=0.5",
+           "The likeliest id alone reaches it, and always stays.", tolerance=1e-5, top_p=0.5)
 
 # %% ../nbs/20_exercises.ipynb #f7e0f108
 def _sample_rows(sample):
     "Each row is cut by its own logits"
     z = _random(64, 9)
-    for options in (dict(top_k=1), dict(top_p=0.01)):
-        name, value = *options, *options.values()
-        _same(sample(z, generator=_luck(0), **options), z.argmax(-1), f"64 rows that differ, {name}={value}", f"With {name}={value} each row has one id left, its likeliest. Does one row decide for the others?")
+    for name, value in dict(top_k=1, top_p=0.01).items():
+        got, option = sample(z, generator=_luck(0), **{name: value}), f"{name}={value}"
+        _same(got, z.argmax(-1), f"64 rows that differ, {option}",
+              f"With {option} each row has one id left, its likeliest. Does one row decide for the others?")
 
 # %% ../nbs/20_exercises.ipynb #c8c47233
 def _sample_order(sample):
     "First temperature, then top_k, then top_p"
     p = [0.4, 0.3, 0.2, 0.1]
-    _same(_drawn(sample, p, temperature=0.5, top_p=0.5), _rates([1, 0, 0, 0]), "temperature 0.5 and top_p=0.5", "How likely is the first one after the temperature?", {
-        "top_p looked at the probabilities before the temperature.": _rates([0.16, 0.09, 0, 0])}, 0.015)
-    _same(_drawn(sample, p, top_k=2, top_p=0.55), _rates([1, 0, 0, 0]), "top_k=2 and top_p=0.55", "What is the likeliest one's share once top_k has left two?", {
-        "top_p looked at the probabilities before top_k.": _rates([0.4, 0.3, 0, 0])}, 0.015)
+    _draws(sample, p, [1, 0, 0, 0], "temperature 0.5 and top_p=0.5",
+           "How likely is the first one after the temperature?",
+           {"top_p looked at the probabilities before the temperature.": [0.16, 0.09, 0, 0]},
+           temperature=0.5, top_p=0.5)
+    _draws(sample, p, [1, 0, 0, 0], "top_k=2 and top_p=0.55",
+           "What is the likeliest one's share once top_k has left two?",
+           {"top_p looked at the probabilities before top_k.": [0.4, 0.3, 0, 0]}, top_k=2, top_p=0.55)
 
 # %% ../nbs/20_exercises.ipynb #d89a4ef8
 def _sample_kept(sample):
     "It leaves the logits as they were"
-    z = _random(4, 9)
-    before = z.clone()
-    sample(z, temperature=0.7, top_k=3, top_p=0.8, generator=_luck(0))
-    _same(z, before, "logits after the call", "Some line writes into the logits: make a new tensor.")
+    _keeps(lambda logits: sample(logits, temperature=0.7, top_k=3, top_p=0.8, generator=_luck(0)),
+           "Some line writes into the logits: make a new tensor.", logits=_random(4, 9))
 
 # %% ../nbs/20_exercises.ipynb #88946ce9
-exercises["sampler"] = Exercise("draw the next token", "sample(logits, temperature=1.0, top_k=None, top_p=None, generator=None) -> Tensor", "07_generate",
-    [_sample_shape, _sample_greedy, _sample_seed, _sample_rates, _sample_temperature, _sample_top_k, _sample_top_p, _sample_rows, _sample_order, _sample_kept])
+exercises["sampler"] = Exercise(
+    "draw the next token",
+    "sample(logits, temperature=1.0, top_k=None, top_p=None, generator=None) -> Tensor", "07_generate",
+    [_sample_shape, _sample_greedy, _sample_seed, _sample_rates, _sample_temperature, _sample_top_k,
+     _sample_top_p, _sample_rows, _sample_order, _sample_kept])
 
 # %% ../nbs/20_exercises.ipynb #71d4643a
 class _YourAttention(CausalSelfAttention):
     "Our attention's weights around your function."
     def forward(self, x, positions=None, cache=None):
         B, T, _ = x.shape
-        q, k, v = self.qkv(x).view(B, T, -1, self.d_head).transpose(1, 2).split((self.n_head, self.n_kv_head, self.n_kv_head), dim=1)
+        heads = self.n_head, self.n_kv_head, self.n_kv_head
+        q, k, v = self.qkv(x).view(B, T, -1, self.d_head).transpose(1, 2).split(heads, dim=1)
         if self.q_norm is not None: q, k = self.q_norm(q), self.k_norm(k)
         if self.rope is not None: q, k = self.rope(q, positions), self.rope(k, positions)
         ragged = cache is not None and cache.cache.lengths is not None       # prompts of different lengths
@@ -894,7 +1128,8 @@ class _YourAttention(CausalSelfAttention):
 class _YourBlock(TransformerBlock):
     "Our four modules, put together by your function."
     def forward(self, x, positions, cache=None):
-        return self.yours(x, lambda h: self.attention(h, positions, cache), self.feed_forward, self.norm1, self.norm2)
+        def attention(h): return self.attention(h, positions, cache)
+        return self.yours(x, attention, self.feed_forward, self.norm1, self.norm2)
 
 # %% ../nbs/20_exercises.ipynb #a2269e83
 class _YourNorm(RMSNorm):
@@ -912,12 +1147,15 @@ class _YourRoPE(RoPE):
 def _known(parts: dict) -> dict:
     "`parts`, if they are parts; else `ValueError`."
     for name, part in parts.items():
-        if name not in exercises: raise ValueError(f"{name!r} is no exercise: take some of {', '.join(exercises)}")
-        if not callable(part): raise ValueError(f"{name}={part!r} is no part: give your function or class itself")
+        if name not in exercises:
+            raise ValueError(f"{name!r} is no exercise: take some of {', '.join(exercises)}")
+        if not callable(part):
+            raise ValueError(f"{name}={part!r} is no part: give your function or class itself")
     return parts
 
 # %% ../nbs/20_exercises.ipynb #be0bef1a
-_places = dict(rope=(RoPE, _YourRoPE), norm=(RMSNorm, _YourNorm), attention=(CausalSelfAttention, _YourAttention), block=(TransformerBlock, _YourBlock))
+_places = dict(rope=(RoPE, _YourRoPE), norm=(RMSNorm, _YourNorm),
+               attention=(CausalSelfAttention, _YourAttention), block=(TransformerBlock, _YourBlock))
 
 # %% ../nbs/20_exercises.ipynb #fe019ec7
 def with_parts(
@@ -929,11 +1167,24 @@ def with_parts(
     for name in _known(parts).keys() & _places.keys():
         ours, yours = _places[name]
         found = [module for module in model.modules() if type(module) is ours]
-        if not found: raise ValueError(f"this model has no {ours.__name__} that your {name} could replace: {model.cfg}")
+        if not found:
+            raise ValueError(f"this model has no {ours.__name__} that your {name} could replace: {model.cfg}")
         for module in found: module.__class__, module.yours = yours, parts[name]
     return model
 
 # %% ../nbs/20_exercises.ipynb #c2ae81f7
+def _tokenizer(parts, text) -> BPE:
+    "Of 160 merges, yours or ours."
+    if "bpe" in parts: return BPE(None, parts["bpe"](text, 160))
+    return BPE.train(text, 256 + 160 + 1)
+
+# %% ../nbs/20_exercises.ipynb #ebe8fce4
+def _small(vocab_size) -> GPTConfig:
+    "A model in which every part has a place."
+    return GPTConfig(vocab_size=vocab_size, context_length=64, n_layer=2, n_head=4, d_model=64,
+                     position="rope", norm="rmsnorm")
+
+# %% ../nbs/20_exercises.ipynb #ebeaac96
 def train_with(
     parts: dict = {},        # any of the exercises' names → your function or class
     steps: int = 150,
@@ -943,11 +1194,12 @@ def train_with(
     "Trains a small GPT on tales with your parts, and ours where you give none."
     _known(parts)
     texts = [tale.text for tale in tales(n_tales, seed=seed)]
-    tokenizer = BPE(None, parts["bpe"]("\n".join(texts[:100]), 160)) if "bpe" in parts else BPE.train("\n".join(texts[:100]), 256 + 160 + 1)
+    tokenizer = _tokenizer(parts, "\n".join(texts[:100]))
     ids = torch.tensor([id for text in texts for id in [*tokenizer.encode(text), tokenizer.eot]])
     torch.manual_seed(seed)
-    model = with_parts(GPT(GPTConfig(vocab_size=tokenizer.vocab_size, context_length=64, n_layer=2, n_head=4, d_model=64, position="rope", norm="rmsnorm")), parts)
-    loss_of, optimizer = parts.get("loss", our_cross_entropy), parts.get("optimizer", OurAdamW)(list(model.parameters()), lr=4e-3)
+    model = with_parts(GPT(_small(tokenizer.vocab_size)), parts)
+    loss_of = parts.get("loss", our_cross_entropy)
+    optimizer = parts.get("optimizer", OurAdamW)(list(model.parameters()), lr=4e-3)
     generator, losses = _luck(seed), []
     for _ in range(steps):
         starts = torch.randint(len(ids) - 65, (16, 1), generator=generator) + torch.arange(65)
@@ -961,7 +1213,8 @@ def train_with(
 @torch.no_grad()
 def _speak(model, tokenizer, sample, generator, n=60):
     "A text as long as the context, by your sampler."
+    options = dict(temperature=0.8, top_k=40, top_p=0.95, generator=generator)
     ids = torch.tensor([[tokenizer.eot]])
     while ids.shape[1] < min(n, model.cfg.context_length):
-        ids = torch.cat((ids, sample(model(ids)[0][:, -1], temperature=0.8, top_k=40, top_p=0.95, generator=generator)[:, None]), 1)
+        ids = torch.cat((ids, sample(model(ids)[0][:, -1], **options)[:, None]), 1)
     return tokenizer.decode(ids[0, 1:].tolist())
