@@ -5,7 +5,8 @@ Pages: chapters carry their numbers, in the sidebar, above their titles and on t
 page stands in it as SVG, so that its boxes are links. Figures without a text for those who do not see them get one. Beside the
 badge for Colab stands the command for JupyterLab.
 nbdev links `names` in prose to their definitions with the full address of the site; here these links become relative,
-so that a copy of the site works anywhere. A method leads to its class, a private name nowhere: neither has a place of its own.
+so that a copy of the site works anywhere. A name that several chapters have leads to this one's, or to the latest before it. A
+method without a heading of its own leads to its class, a private name nowhere. In the comments of a signature, which are code, such a link goes.
 Quarto adds require.js and jquery from a CDN to every page with an HTML output, in case the output is a widget.
 The course has no widgets, so these lines go; anything else that a page would load from another host stops the build.
 
@@ -18,6 +19,7 @@ import logging
 import os
 import re
 import sys
+from functools import partial
 from pathlib import Path
 
 FOR_WIDGETS = re.compile(
@@ -39,6 +41,7 @@ INLINE = re.compile(r'<p><img src="images/map\.svg"[^>]*>(?:<!--[^>]*-->)?</p>')
 LISTED = re.compile(r'(<a href="\./([\w-]+)\.html"[^>]*>)((?:(?!</a>).)*?<span class="(?:menu-text|nav-page-text)">)(?!<span)', re.S)
 TITLE = re.compile(r'(<h1 class="(?:title|quarto-secondary-nav-title)[^>]*>)(?!<span class="chapter-number")')
 HOW_TO_RUN = "read-it-run-it"  # a heading of index.ipynb
+AS_WRITTEN = re.compile(r'\[(`[^`\]]*`)\]\(https?://[^)\s]*\.html#[\w.]+\)')  # nbdev's link in the comment of a parameter, which is code
 NESTED = re.compile(r'\[(<code>[^<]*</code>)\]\(https?://[^)\s]*\.html#[\w.]+\)')  # a name that was a link already, linked once more
 FROM_NBS = re.compile(r'(\]\(|(?:src|href)=")(?=images/|\w+\.ipynb\b)')
 PAGE_ONLY = re.compile(r'(\]\(|href=")(\w+)\.qmd\b')  # has nothing to show but on the site
@@ -89,22 +92,38 @@ def with_picture(text, nbs=Path(__file__).parent):
 
 
 def mend_pages(site):
-    pages = {p.name: p.read_text(encoding="utf-8") for p in site.glob("*.html")}
-    places = {name: set(re.findall(r'\bid="([^"]+)"', text)) for name, text in pages.items()}
+    texts = {p.name: p.read_text(encoding="utf-8") for p in site.glob("*.html")}
+    places = {name: set(re.findall(r'\bid="([^"]+)"', text)) for name, text in texts.items()}
 
-    def link(match):
+    problems, numbers = [], chapters()
+
+    def place_of(name, page):
+        "Where a page defines a name: `fit`, or the first method of this name, `trainer.fit`; else None."
+        if name in places[page]: return name
+        return min((i for i in places[page] if i.endswith("." + name)), key=texts[page].index, default=None)
+
+    def meant(name, to, here):
+        """nbdev knows each name once, and takes the last chapter that has it. A reader means this chapter's, or the latest that
+        came before; a later chapter's only where there is no other."""
+        if here not in numbers or place_of(name, here + ".html"): return here + ".html" if here in numbers else to
+        if numbers.get(to.removesuffix(".html"), "") < numbers[here]: return to
+        before = [n for n in numbers if numbers[n] < numbers[here] and n + ".html" in places and place_of(name, n + ".html")]
+        return max(before, key=numbers.get) + ".html" if before else to
+
+    def link(match, here):
         page, name, code = match.groups()
         if page not in places: return match[0]
         if name.split(".")[-1].startswith("_") and name not in places[page]: return code
-        place = name if name in places[page] else name.split(".")[0]
+        if match[0].startswith('<a href="http'): page = meant(name, page, here)  # else somebody has chosen it
+        place = place_of(name, page) or name.split(".")[0]
         return f'<a href="{page}#{place}">{code}</a>'
 
-    problems, numbers = [], chapters()
     for path in sorted(p for p in site.rglob("*") if p.suffix in (".html", ".css") or p.name == "quarto-nav.js"):
         text = path.read_text(encoding="utf-8")
         mended = text
         if path.suffix == ".html":
-            mended = NAME.sub(link, NESTED.sub(r"\1", FOR_WIDGETS.sub("", text)))
+            mended = NESTED.sub(r"\1", AS_WRITTEN.sub(r"\1", FOR_WIDGETS.sub("", text)))
+            mended = NAME.sub(partial(link, here=path.stem), mended)
             mended = with_numbers(with_picture(with_badge(mended)), path.stem, numbers)
             mended = re.sub(r'(<a class="flex-grow-1 no-decor") role="[a-z]+"([^>]*) aria-label="[^"]*"', r'\1\2', mended)  # the title on a phone
             mended = re.sub(r'(<a\b[^>]*) role="navigation"', r'\1 role="button"', mended)  # what folds a part of the sidebar

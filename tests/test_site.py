@@ -132,6 +132,34 @@ def test_names_in_prose_lead_to_their_definitions(tmp_path):
     assert (tmp_path / "a.html").read_text() == '<a href="b.html"><code>x</code> of b</a>'
 
 
+def test_a_name_that_several_chapters_have(tmp_path):
+    "nbdev sends each to the last of them."
+    for page, ids in dict(bpe=("bpe.train", "chartokenizer.train"), trainer=("trainer.fit", "strategy.evaluate"), evaluate=("evaluate",), cli=("fit", "train", "one")).items():
+        (tmp_path / f"{page}.html").write_text("".join(f'<h3 id="{i}">' for i in ids))
+    def leads_to(here, name, address="https://gptlearn.github.io/gptlearn/cli.html#"):
+        page = tmp_path / f"{here}.html"
+        before = page.read_text()
+        page.write_text(f'{before}<a href="{address}{name}"><code>x</code></a>')
+        assert after_quarto().mend_pages(tmp_path) == []
+        found = re.search(r'<a href="([^"]*)"', page.read_text())[1]
+        page.write_text(before)
+        return found
+    for page in ("finetune", "tales", "index"): (tmp_path / f"{page}.html").write_text("")
+    assert leads_to("trainer", "fit") == leads_to("finetune", "fit") == "trainer.html#trainer.fit"
+    assert leads_to("cli", "fit") == "cli.html#fit" and leads_to("bpe", "one") == "cli.html#one"
+    assert leads_to("bpe", "train") == "bpe.html#bpe.train" and leads_to("tales", "fit") == "cli.html#fit"
+    assert leads_to("finetune", "fit", "cli.html#") == "cli.html#fit"  # somebody has chosen it
+    assert leads_to("index", "fit") == "cli.html#fit"
+    assert leads_to("finetune", "evaluate", "https://gptlearn.github.io/gptlearn/evaluate.html#") == "evaluate.html#evaluate"
+
+
+def test_a_link_in_a_comment_of_code_is_a_name(tmp_path):
+    page = tmp_path / "a.html"
+    page.write_text('<pre><span class="co"># [`Row`](https://gptlearn.github.io/gptlearn/cuda.html#row) or [`x`](https://gptlearn.github.io/gptlearn/b.html#x.y)</span></pre>')
+    assert after_quarto().mend_pages(tmp_path) == []
+    assert page.read_text() == '<pre><span class="co"># `Row` or `x`</span></pre>'
+
+
 def test_style_sheets_keep_what_is_used(tmp_path):
     slim, words = after_quarto().slim, {"used", "search", "b-c"}
     css = """@charset "UTF-8";/* .gone{} */.used,.gone{a:b}.gone .used{c:d}.bi-search::before{content:"}"}.bi-gone::before{content:"{"}
@@ -248,6 +276,7 @@ def test_the_built_site(site):
     for page, text in pages.items():
         shown = re.sub(r"<(pre|code|script|style|textarea)\b.*?</\1>", "", text, flags=re.S)
         problems += [f"{page.name} shows a link as it is written: {found}" for found in re.findall(r".{0,60}\]\((?:https?:|[\w.]+#).{0,60}", shown)]
+        problems += [f"{page.name} shows a link of nbdev in code: {found}" for found in re.findall(r"\[`[^`]*`\]\([^)]*\)", text)]
         own = page.with_suffix("")  # what a page loads by itself lies in a folder of its name
         size = page.stat().st_size + sum(p.stat().st_size for p in own.rglob("*") if p.is_file())
         if size > 2_000_000: problems.append(f"{page.name} has more than 2 MB")
