@@ -118,7 +118,7 @@ def mend_pages(site):
         place = place_of(name, page) or name.split(".")[0]
         return f'<a href="{page}#{place}">{code}</a>'
 
-    for path in sorted(p for p in site.rglob("*") if p.suffix in (".html", ".css") or p.name == "quarto-nav.js"):
+    for path in sorted(p for p in site.rglob("*") if p.suffix in (".html", ".css") or p.name in ("quarto-nav.js", "search.json")):
         text = path.read_text(encoding="utf-8")
         mended = text
         if path.suffix == ".html":
@@ -129,9 +129,10 @@ def mend_pages(site):
             mended = re.sub(r'(<a\b[^>]*) role="navigation"', r'\1 role="button"', mended)  # what folds a part of the sidebar
             mended = re.sub(r'<img (?!loading)(?=[^>]*\bwidth=)(?=[^>]*\bheight=)', '<img loading="lazy" ', mended)
             mended = UNDESCRIBED.sub('<img alt=""', mended)  # a figure whose caption describes it
+        if path.name == "search.json": mended = AS_WRITTEN.sub(r"\1", text)
         if path.name == "quarto-nav.js": mended = text.replace("if (links[i].href) {", 'if (typeof links[i].href === "string") {')  # not in SVG
         if mended != text: path.write_text(mended, encoding="utf-8")
-        if path.suffix != ".js": problems += [f"{path.relative_to(site)} loads {address}" for address in loaded_from_elsewhere(mended)]
+        if path.suffix in (".html", ".css"): problems += [f"{path.relative_to(site)} loads {address}" for address in loaded_from_elsewhere(mended)]
     return problems
 
 

@@ -155,9 +155,12 @@ def test_a_name_that_several_chapters_have(tmp_path):
 
 def test_a_link_in_a_comment_of_code_is_a_name(tmp_path):
     page = tmp_path / "a.html"
+    search = tmp_path / "search.json"
+    search.write_text('[{"text": "eot: int # of [`Row`](https://gptlearn.github.io/gptlearn/cuda.html#row)\\nnext"}]')
     page.write_text('<pre><span class="co"># [`Row`](https://gptlearn.github.io/gptlearn/cuda.html#row) or [`x`](https://gptlearn.github.io/gptlearn/b.html#x.y)</span></pre>')
     assert after_quarto().mend_pages(tmp_path) == []
     assert page.read_text() == '<pre><span class="co"># `Row` or `x`</span></pre>'
+    assert json.loads(search.read_text()) == [{"text": "eot: int # of `Row`\nnext"}]
 
 
 def test_style_sheets_keep_what_is_used(tmp_path):
@@ -289,6 +292,8 @@ def test_the_built_site(site):
             if not target.exists(): problems.append(f"{page.name}: {link} leads to no file")
             elif parts.fragment and target in ids and unquote(parts.fragment) not in ids[target]:
                 problems.append(f"{page.name}: {target.name} has no #{parts.fragment}")
+    found = re.findall(r"\[`[^`]*`\]\(", (site / "search.json").read_text(encoding="utf-8"))
+    if found: problems.append(f"search shows {len(found)} links as they are written")
     assert not problems, "\n".join(problems)
 
 
