@@ -158,12 +158,25 @@ def test_cells_that_import_do_nothing_else(path):
 @pytest.mark.parametrize("path", CHAPTERS, ids=name)
 def test_a_chapter_has_outputs_and_starts_as_all_do(path):
     code = [c for c in cells(path) if c["cell_type"] == "code"]
-    assert sum(bool(c["outputs"]) for c in code) >= len(code) / 4, "run the notebook and keep what it shows"
+    shown = [c for c in code if not re.search(r"^#\| *hide\b", source(c), re.M)]
+    assert sum(bool(c["outputs"]) for c in shown) >= len(shown) / 4, "run the notebook and keep what it shows"
     assert "google.colab" in source(code[0]), "the first cell installs the package on Colab"
     first = next(source(c) for c in cells(path) if c["cell_type"] == "markdown")
     assert re.match(r"# .+\n+> .+", first), "the first text is a title and, after `> `, one sentence"
     badge = f"https://colab.research.google.com/github/gptlearn/gptlearn/blob/main/nbs/{path.name}"
     assert any(badge in source(c) for c in cells(path)), f"no Colab badge that opens {badge}"
+
+
+@pytest.mark.parametrize("path", [p for p in CHAPTERS if not p.name.startswith("20")], ids=name)
+def test_what_gives_an_exercise_away_is_folded_in_jupyterlab_too(path):
+    "Solutions, and the right and wrong answers that a check is tested on."
+    behind = False
+    for number, cell in enumerate(cells(path)):
+        text = source(cell)
+        behind |= cell["cell_type"] == "markdown" and bool(re.search("^## Exercises", text, re.M))
+        if behind and cell["cell_type"] == "code" and re.search(r"^#\| *(hide\b|code-fold: true)", text, re.M):
+            assert cell["metadata"].get("jupyter", {}).get("source_hidden"), f"cell {number} of {path.name} is open in JupyterLab"
+    assert behind, f"{path.name} has no exercises"
 
 
 def test_the_table_of_the_index_agrees_with_the_chapters():
