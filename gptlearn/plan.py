@@ -61,7 +61,7 @@ def xz_bits(
     train: str,
     val: str,
 ) -> float:  # bits for each byte of `val`
-    "What the compressor xz needs for `val` once it has compressed `train`."
+    "What the compressor xz needs for `val` once it has compressed the training text."
     def size(text): return len(lzma.compress(text.encode("utf-8", "replace"), lzma.FORMAT_RAW, filters=_xz))
     return 8 * (size(train + val) - size(train)) / max(1, len(val.encode("utf-8", "replace")))
 

@@ -184,7 +184,7 @@ class Strategy:
 # %% ../nbs/10_trainer.ipynb #fc062bc2
 @patch
 def evaluate(self: Strategy, model: GPT, data: Prepared, batch_size: int, max_tokens: int | None) -> Score:
-    "As the function `evaluate`."
+    "As chapter 08 evaluates."
     return evaluate(model, data.tokenizer, data, batch_size, max_tokens)
 
 @patch

@@ -97,10 +97,11 @@ def mend_pages(site):
 
     problems, numbers = [], chapters()
 
-    def place_of(name, page):
-        "Where a page defines a name: `fit`, or the first method of this name, `trainer.fit`; else None."
+    def place_of(name, page, near=0):
+        "Where a page defines a name: `fit`, or the method of this name, `trainer.fit`, whose heading is nearest; else None."
         if name in places[page]: return name
-        return min((i for i in places[page] if i.endswith("." + name)), key=texts[page].index, default=None)
+        ends = [i for i in places[page] if i.endswith("." + name)]
+        return min(sorted(ends), key=lambda i: abs(texts[page].index(f'id="{i}"') - near), default=None)
 
     def meant(name, to, here):
         """nbdev knows each name once, and takes the last chapter that has it. A reader means this chapter's, or the latest that
@@ -115,7 +116,7 @@ def mend_pages(site):
         if page not in places: return match[0]
         if name.split(".")[-1].startswith("_") and name not in places[page]: return code
         if match[0].startswith('<a href="http'): page = meant(name, page, here)  # else somebody has chosen it
-        place = place_of(name, page) or name.split(".")[0]
+        place = place_of(name, page, match.start() if page == here + ".html" else 0) or name.split(".")[0]
         return f'<a href="{page}#{place}">{code}</a>'
 
     for path in sorted(p for p in site.rglob("*") if p.suffix in (".html", ".css") or p.name in ("quarto-nav.js", "search.json")):

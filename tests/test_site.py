@@ -136,18 +136,20 @@ def test_a_name_that_several_chapters_have(tmp_path):
     "nbdev sends each to the last of them."
     for page, ids in dict(bpe=("bpe.train", "chartokenizer.train"), trainer=("trainer.fit", "strategy.evaluate"), evaluate=("evaluate",), cli=("fit", "train", "one")).items():
         (tmp_path / f"{page}.html").write_text("".join(f'<h3 id="{i}">' for i in ids))
-    def leads_to(here, name, address="https://gptlearn.github.io/gptlearn/cli.html#"):
+    def leads_to(here, name, address="https://gptlearn.github.io/gptlearn/cli.html#", before=None):
         page = tmp_path / f"{here}.html"
-        before = page.read_text()
-        page.write_text(f'{before}<a href="{address}{name}"><code>x</code></a>')
+        text = page.read_text()
+        before = text if before is None else before
+        page.write_text(f'{before}<a href="{address}{name}"><code>x</code></a>{text[len(before):]}')
         assert after_quarto().mend_pages(tmp_path) == []
         found = re.search(r'<a href="([^"]*)"', page.read_text())[1]
-        page.write_text(before)
+        page.write_text(text)
         return found
     for page in ("finetune", "tales", "index"): (tmp_path / f"{page}.html").write_text("")
     assert leads_to("trainer", "fit") == leads_to("finetune", "fit") == "trainer.html#trainer.fit"
     assert leads_to("cli", "fit") == "cli.html#fit" and leads_to("bpe", "one") == "cli.html#one"
-    assert leads_to("bpe", "train") == "bpe.html#bpe.train" and leads_to("tales", "fit") == "cli.html#fit"
+    assert leads_to("bpe", "train") == "bpe.html#chartokenizer.train" and leads_to("bpe", "train", before="") == "bpe.html#bpe.train"  # the nearest
+    assert leads_to("tales", "fit") == "cli.html#fit"
     assert leads_to("finetune", "fit", "cli.html#") == "cli.html#fit"  # somebody has chosen it
     assert leads_to("index", "fit") == "cli.html#fit"
     assert leads_to("finetune", "evaluate", "https://gptlearn.github.io/gptlearn/evaluate.html#") == "evaluate.html#evaluate"
