@@ -275,7 +275,7 @@ def memory() -> int:  # bytes
 def check_memory(
     cfg: GPTConfig,
     batch_size: int = 1,  # rows of a pass
-    option: str = "train.batch_size",  # which says so
+    option: str = "train.batch_size",  # the option that gave this number
 ):
     "Raise `ValueError` where the weights alone, or the ids of one pass alone, are more than the memory holds."
     least = _least(cfg)

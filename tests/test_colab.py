@@ -30,10 +30,6 @@ if "google.colab" in sys.modules:
     %pip install -q "gptlearn\[([a-z,]+)\]"
 """.strip())
 
-LEAVE_OUT = """
-if hasattr(get_ipython(), "kernel"): get_ipython().input_transformers_cleanup.append(leave_out)
-""".strip()
-
 settings = ConfigParser(delimiters=["="])
 settings.read(ROOT / "settings.ini", encoding="utf-8")
 settings = settings["DEFAULT"]
